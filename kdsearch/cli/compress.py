@@ -34,7 +34,11 @@ def compress(
         ),
     ] = None,
     normalize: Annotated[
-        str, option("--normalize", help="What MODEL was trained on: imagenet, none, or auto: tried on validation.")
+        str,
+        option(
+            "--normalize",
+            help="What MODEL was trained on: imagenet, none, -1..1 or 0..255; auto: what it says itself, or tried on validation.",
+        ),
     ] = "auto",
     input_shape: Annotated[str, option("--input-shape", help="3,224,224, where neither data nor network say it.")] = "",
     weights: Annotated[Path | None, option("--weights", help="FILE.safetensors for the network.")] = None,
@@ -82,7 +86,12 @@ def compress(
         ),
     ] = None,
     calibration: Annotated[
-        str, option("--calibration", help="data, or random: noise, where there are no data.")
+        str,
+        option(
+            "--calibration",
+            help="What quantizers see: data, random (noise), or, with no labels, a folder of images or a .npz of inputs as MODEL "
+            "reads them; without --data files are compared on these, too.",
+        ),
     ] = "data",
     max_drop: Annotated[
         float | None, option("--max-drop", help="How much worse than fp32; default: 0.01 of a share, 1 % of others.")
@@ -95,8 +104,6 @@ def compress(
     from kdsearch.cli.output import answer
     from kdsearch.errors import StudyError
 
-    if calibration not in ("data", "random"):
-        raise StudyError(f"got '{calibration}'", path="--calibration", expected="data or random")
     shape, target = _shape(input_shape), _target(prune)
     named, of_data = _with_options(data, "--data") if data is not None else (None, {})
     formats: dict[str, dict[str, Any]] = {}
@@ -115,7 +122,7 @@ def compress(
         return of(
             model, out, data=named, data_options=of_data, normalize=normalize, input_shape=shape, weights=weights, teacher=teacher,
             teacher_weights=teacher_weights, prune=target, pruner=pruner, recover_epochs=recover_epochs, qat_epochs=qat_epochs,
-            formats=formats, calibration="random" if calibration == "random" else "data",
+            formats=formats, calibration=calibration,
             inside=inside, max_drop=max_drop, allow_code=tuple(allow_code or ()), seed=seed,
         )  # fmt: skip
 

@@ -16,9 +16,9 @@ from kdsearch.deploy.audit import is_quantised
 from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.errors import KdsearchError, PluginError, RefusedError, StudyError, UserError, no_share, told
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Compressor, Model
+from kdsearch.kinds import IO, Compressor, Model, stated
 from kdsearch.python.fed import in_its_own
-from kdsearch.python.formats import Calibration, Form, Formats, Job, files_of, forms_of
+from kdsearch.python.formats import Form, Formats, Job, files_of, forms_of
 from kdsearch.python.given import Given
 from kdsearch.python.networks import (
     OnnxNetwork,
@@ -41,6 +41,7 @@ from kdsearch.python.own_data import (
 )
 from kdsearch.python.pieces import as_model, check_network
 from kdsearch.python.recovery import recover
+from kdsearch.python.seen import is_images, seen_of
 from kdsearch.report.values import milliseconds
 from kdsearch.stages.one_file import fixes, reasons
 from kdsearch.stages.quality import measure, shown
@@ -68,7 +69,7 @@ def compress(
     qat_epochs: int = 0,
     inside: Mapping[str, Any] | None = None,
     formats: Formats = ("onnx-fp32", "onnx-int8"),
-    calibration: Calibration = "data",
+    calibration: Any = "data",
     max_drop: float | None = None,
     allow_code: Sequence[str] = (),
     seed: int = 0,
@@ -77,7 +78,7 @@ def compress(
     """Prune, recover, export, quantise and verify; the final JSON, whose `exports` are as a study's, each path with `out` in front.
 
     With data the files are calibrated on `train`, recovery stops after `recover_epochs`, and the gate reads `test` once a file.
-    Without data there is no recovery and no accuracy; what quantizers see is then noise, if `calibration` says so.
+    Without data there is no recovery and no accuracy; quantizers see then what `calibration` brings.
 
     Args:
         model: a module, what `load_model` gave, a file, or a name: see `networks.network`.
@@ -94,6 +95,9 @@ def compress(
             of boxes of onnx.
         formats: `onnx-int8`, an exporter and a quantizer of its files, or fp32, which every exporter asked for writes too; or by
             name options of the quantizer, {"onnx-int4": {"block": 64}}.
+        calibration: what quantizers see: "data" (its training split), "random" (noise), or samples without labels: a folder of
+            images, prepared by `normalize`, a .npz, an array or arrays by name as the network reads them. Without data, files
+            are compared on some of these.
         max_drop: of quality against fp32; None = a study's own.
 
     Raises:
@@ -106,6 +110,8 @@ def compress(
     forms = forms_of(formats, inside or {}, host)
     is_file = isinstance(model, OnnxNetwork) or (isinstance(model, str) and model.lower().endswith(".onnx"))
     trains = data is not None and not is_file
+    is_noise, is_brought = _calibration(calibration)
+    quantizes = any(each.kind != "fp32" for each in forms)
     _check_heeded(
         {
             "--teacher": (teacher is None or (trains and prune and recover_epochs), "a network, --prune and --data"),
@@ -114,7 +120,11 @@ def compress(
             "--qat-epochs": (not qat_epochs or trains, "a torch network, and --data"),
             "data_options": (not data_options or data is not None, "data"),
             "--max-drop": (max_drop is None or data is not None, "--data, by which files are judged"),
-            "--normalize": (normalize == "auto" or data is not None, "--data, whose images it is of"),
+            "--normalize": (
+                normalize == "auto" or data is not None or (is_brought and is_images(calibration)),
+                "--data or --calibration FOLDER, whose images it is of",
+            ),
+            "--calibration": (not is_brought or data is None or quantizes, "a format that is quantised, or no --data"),
             "--input-shape": (not input_shape or (data is None and not is_file), "none: the file or the data say it"),
         }
     )
@@ -135,12 +145,17 @@ def compress(
         raise StudyError(f"an ONNX file is no {others[0].name}", path="--format", expected="a torch network")
     if fixed is not None and prune:
         raise StudyError("an ONNX file is quantised and verified only", path="--prune", expected="a torch network")
-    if opened is None and calibration != "random" and (needing := [each for each in forms if each.calibrates]):
+    if opened is None and not is_noise and not is_brought and (needing := [each for each in forms if each.calibrates]):
         raise StudyError(
-            f"{needing[0].name} needs data to calibrate with",
+            f"{needing[0].name} needs samples to calibrate with",
             path="--calibration",
-            expected="--data, or --calibration random (noise, which the card then says)",
+            expected="--data; --calibration with a folder of images or a .npz of inputs; or --calibration random (noise, which the "
+            "card then says)",
         )
+    seen = None
+    if is_brought and opened is None:
+        seen = seen_of(calibration, io, net, given, normalize, None, seed)
+        given = seen.given
     before = Model(
         net, tuple(each.name for each in io.inputs), outputs=tuple(each.name for each in io.outputs), name=called
     )
@@ -156,12 +171,15 @@ def compress(
             opened, said = in_its_own(opened, before, io)
             notes += [said] if said else []
         notes += differences(opened, given)
+        if is_brought:
+            seen = seen_of(calibration, io, net, given, "auto", stated(opened.arranged.facts), seed)
     after, pruned = before, None
     shown.begin("compress", len(forms) + bool(prune) + 1)
     if prune:
         learned = _teacher(teacher, teacher_weights, allow_code, seed, sizes, io) if teacher else before
         after, pruned = _cut(before, learned, io, opened, prune, pruner, recover_epochs, seed, host, shown)
-    probe = list(samples_of(opened, io, 2, seed).tensors.values())
+    job = Job(after, io, opened, fixed, out, called, seen, is_noise, max_drop, seed, qat_epochs, shown, notes, given)
+    probe = list((job.probe(2) if opened is None else samples_of(opened, io, 2, seed)).tensors.values())
     if fixed is not None and fixed.rows is not None:
         fixed.check_rows(probe)
         many = "1 sample" if fixed.rows == 1 else f"{fixed.rows} samples"
@@ -182,7 +200,8 @@ def compress(
         notes.append("the network answers two samples alike: that its files answer as it does says little")
     if opened is None:
         notes.append("no data: no recovery, and nobody knows how good these files are")
-    job = Job(after, io, opened, fixed, out, called, calibration, max_drop, seed, qat_epochs, shown, notes, given)
+    if seen is not None and opened is None:
+        notes.append(f"files are compared on {len(seen.compared)} of {seen.name}: {seen.split}")
     with _as_typed():
         rows, refused = files_of(job, forms)
     shown.end(is_done=True)
@@ -203,6 +222,13 @@ def compress(
         error.result = result  # type: ignore[attr-defined]
         raise error
     return result
+
+
+def _calibration(asked: Any) -> tuple[bool, bool]:
+    """Whether it is noise, and whether it is samples that were brought."""
+    if isinstance(asked, str) and asked in ("data", "random"):
+        return asked == "random", False
+    return False, True
 
 
 def _check_heeded(options: Mapping[str, tuple[Any, str]]) -> None:

@@ -27,7 +27,7 @@ def in_its_own(opened: Data, model: Model, io: IO) -> tuple[Data, str]:
     images = [each for each in io.inputs if each.kind == "image"]
     if given is None or not images or not isinstance(source, Normalizable):
         return opened, ""
-    channels, own = images[0].sizes[0], _of_timm(model.module)
+    channels, own = images[0].sizes[0], of_timm(model.module)
     different: dict[str, Normalization] = {}
     for name, each in {"the data's own": given, **({"timm's": own} if own else {}), **COMMON}.items():
         if each.of(channels) not in [other.of(channels) for other in different.values()]:
@@ -50,7 +50,7 @@ def in_its_own(opened: Data, model: Model, io: IO) -> tuple[Data, str]:
     return (opened if best == "the data's own" else opened.normalized(different[best])), said
 
 
-def _of_timm(net: nn.Module) -> Normalization | None:
+def of_timm(net: nn.Module) -> Normalization | None:
     """What timm says that its network's weights were trained on."""
     config = getattr(net, "pretrained_cfg", None)
     if not isinstance(config, Mapping) or not config.get("mean") or not config.get("std"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+import torch
 
 from kdsearch.deploy.files import read_onnx, tuned_options
 from kdsearch.deploy.latency import Latency, is_slower, measure
@@ -23,6 +25,7 @@ from kdsearch.python.networks import OnnxNetwork
 from kdsearch.python.own_data import Data, PlanSubject, about_of, graph_of, predicting, renamed, samples_of
 from kdsearch.python.pieces import Named, capability
 from kdsearch.python.recovery import recover
+from kdsearch.python.seen import CALIBRATION, Seen, feeds
 from kdsearch.python.verified import Source, Whole, remove, rewritten, verified_file
 from kdsearch.stages.costs import latency_of
 from kdsearch.stages.one_file import fp32_refused, refusal
@@ -34,8 +37,7 @@ from kdsearch.training.materials import make
 from kdsearch.training.tools import Progress
 
 DEFAULT = "onnx"  # the exporter
-CALIBRATION, PROBE = 256, 32  # samples that quantizers see; samples that are compared where there are no data
-Calibration = Literal["data", "random"]
+PROBE = 32  # samples that are compared where there are no others
 Formats = Sequence[str] | Mapping[str, Mapping[str, Any]]  # names, or the options of each one's quantizer by name
 
 
@@ -115,7 +117,12 @@ def _known(host: Host) -> list[str]:
 
 @dataclass(frozen=True)
 class Job:
-    """What all files of one call have in common."""
+    """What all files of one call have in common.
+
+    Args:
+        seen: samples without labels, for quantizers; without `opened` files are compared on them, too.
+        is_noise: quantizers see noise.
+    """
 
     model: Model
     io: IO
@@ -123,7 +130,8 @@ class Job:
     fixed: OnnxNetwork | None
     out: Path
     called: str
-    calibration: Calibration
+    seen: Seen | None
+    is_noise: bool
     max_drop: float | None
     seed: int
     qat_epochs: int
@@ -131,30 +139,35 @@ class Job:
     notes: list[str]
     given: Given = field(default_factory=Given)
 
-    @property
-    def is_noise(self) -> bool:
-        return self.calibration == "random"
-
     def target(self, form: Form) -> Path:
         """Of two exporters' files one card each: only onnx's are named by the kind alone."""
         named = form.kind if form.use == DEFAULT else form.name
         return self.out / f"{_stem(self.called)}-{named}{form.exporter.suffix}"
 
+    def probe(self, n: int) -> Batch:
+        """n samples that files are compared on where there is no test split; of what the user brought, if he did."""
+        if self.seen is None:
+            return samples_of(None, self.io, n, self.seed)
+        return self.seen.compared.rows(torch.arange(min(n, len(self.seen.compared))))
+
     def source(self, form: Form, model: Model, done: int) -> Source:
         """What a file of this network is made from and compared on; agreement is of the test split."""
-        opened, io = self.opened, self.io
-        n = CALIBRATION if opened is not None or self.is_noise else 0
-        seen = samples_of(None if self.is_noise else opened, io, n, self.seed)
-        feeds = [
-            {name: each[at : at + 32].numpy() for name, each in seen.tensors.items()} for at in range(0, len(seen), 32)
-        ]
-        test = None if opened is None else lambda: _test_batches(opened, io)
-        samples = samples_of(None, io, PROBE, self.seed) if test is None else next(iter(test()))
+        opened, io, seen = self.opened, self.io, self.seen
+        test: Callable[[], Iterable[Batch]] | None = None
+        if opened is not None:
+            test, split = lambda: _test_batches(opened, io), "test"
+        elif seen is not None:
+            test, split = seen.batches, seen.split
+        else:
+            split = "noise"
+        samples = self.probe(PROBE) if opened is None or test is None else next(iter(test()))
         about = {"model": Path(self.called).name, **about_of(opened, self.given)}  # no path of this machine
         fixed = self.fixed.write if self.fixed is not None and model is self.model else None
         notes: tuple[str, ...] = (
             ("calibrated on noise: nothing is known of the ranges of real samples",) if self.is_noise else ()
         )
+        if seen is not None:
+            notes += (f"what it was calibrated on is of {seen.name}",)
         if model is not self.model:
             notes += (f"trained as it is quantised for {self.qat_epochs} epochs",)
 
@@ -162,9 +175,18 @@ class Job:
             self.shown.at(done + share, what)
 
         return Source(
-            model, io, form.exporter, samples, feeds, about, fixed, watch, notes, opened_by=form.use, test=test,
-            split="noise" if opened is None else "test", given=self.given,
+            model, io, form.exporter, samples, self._feeds(), about, fixed, watch, notes, opened_by=form.use, test=test,
+            split=split, given=self.given,
         )  # fmt: skip
+
+    def _feeds(self) -> list[dict[str, Any]]:
+        """What quantizers see, 32 samples at a time; none where there are no data, and nobody asks for noise."""
+        if self.seen is not None:
+            return self.seen.feeds()
+        if self.opened is None and not self.is_noise:
+            return []
+        found = samples_of(None if self.is_noise else self.opened, self.io, CALIBRATION, self.seed)
+        return feeds(found)
 
 
 def _test_batches(opened: Data, io: IO) -> Iterator[Batch]:
@@ -234,7 +256,10 @@ def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[
         job.shown.at(done, form.name)
     job.notes.extend(filter(None, map(as_before, rows)))
     job.notes.extend(
-        f"{row['format']} gives {row['top1_agreement']:.0%} of the network's answers to noise; real samples tell whether it matters"
+        f"{row['format']} gives {row['top1_agreement']:.0%} of the network's answers to {job.seen.split}"
+        if job.seen is not None
+        else f"{row['format']} gives {row['top1_agreement']:.0%} of the network's answers to noise; real samples tell whether it "
+        "matters"
         for row in rows
         if row["top1_agreement"] is not None and row["top1_agreement"] < DEFAULT_AGREEMENT  # with data it is refused
     )

@@ -21,6 +21,7 @@ from kdsearch.engine.splits import Arranged, arrange
 from kdsearch.errors import DataError, PluginError, StudyError, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import (
+    COMMON,
     IO,
     Batch,
     Call,
@@ -43,7 +44,6 @@ from kdsearch.store.hashing import derive, stream
 from kdsearch.study.schema import Use
 from kdsearch.training.few_samples import FewSamples
 from kdsearch.training.materials import make
-from kdsearch.training.normalized import NAMED
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def open_data(
     for said in copied(source.facts):
         warnings.warn(said, stacklevel=2)
     if normalize != "auto":
-        if normalize not in NAMED or not isinstance(source, Normalizable):
-            raise StudyError(f"got '{normalize}'", path="--normalize", expected=one_of(["auto", *NAMED]))
-        source = source.normalized(NAMED[normalize])
+        if normalize not in COMMON or not isinstance(source, Normalizable):
+            raise StudyError(f"got '{normalize}'", path="--normalize", expected=one_of(["auto", *COMMON]))
+        source = source.normalized(COMMON[normalize])
     elif own is not None and isinstance(source, Normalizable) and source.facts.get("preprocessing"):
         source = source.normalized(own)
     task: Task[Any] = make(host, "task", Use(use=dataset.task, options={}), "--data")

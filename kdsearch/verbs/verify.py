@@ -15,11 +15,11 @@ from kdsearch.deploy.files import open_session
 from kdsearch.deploy.verify import Check, runner, verified
 from kdsearch.errors import ArtifactError, DataError, KdsearchError, RefusedError, UserError, one_of
 from kdsearch.kinds import Exporter
-from kdsearch.limits import ARRAYS_BYTES
+from kdsearch.kit.arrays import read_arrays
 from kdsearch.report.card import KIND
 from kdsearch.stages.cards import card_name
 from kdsearch.store.files import read_json
-from kdsearch.store.inputs import lies, opened
+from kdsearch.store.inputs import lies
 from kdsearch.verbs.verify_study import of_study
 
 
@@ -174,7 +174,7 @@ def _of_arrays(
     file: Path, card: Mapping[str, Any], data: Path, exporter: Exporter[Any] | None
 ) -> tuple[str, float, int]:
     """Accuracy on arrays of the user's, named as the inputs are, and `label`."""
-    arrays = _arrays(data)
+    arrays = read_arrays(data)
     kinds = {str(each["name"]): each for each in (card.get("use") or {}).get("inputs") or ()}
     if exporter is None:
         session = open_session(file)
@@ -217,16 +217,6 @@ def _check_whole(name: str, array: np.ndarray[Any, Any], dtype: np.dtype[Any], d
         least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
         problem = f"array '{name}' is {array.dtype} with numbers such as {wrong.flat[0]:g}, and the file reads {dtype}"
         raise DataError(problem, file=data, expected=f"whole numbers in {least}..{most}")
-
-
-def _arrays(data: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """Every array of a .npz. Raise DataError for any other file, and a damaged one."""
-    with opened(data, "a .npz file", most=ARRAYS_BYTES) as stream:
-        try:
-            with np.load(stream, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except Exception as error:  # a damaged archive fails anywhere in its reader, with any type
-            raise DataError("cannot be read as arrays", file=data, expected="a .npz file") from error
 
 
 def _labels(

@@ -15,8 +15,9 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from kdsearch.builtin.datasets.folder import READABLE, decode
+from kdsearch.builtin.datasets.folder import decode
 from kdsearch.errors import DataError
+from kdsearch.kit.images import READABLE
 from kdsearch.report.predict import predict_text, prepared_text
 from kdsearch.stages.cards import write_predict
 

@@ -21,11 +21,11 @@ import torch
 from pydantic import Field as Option
 
 from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
-from kdsearch.builtin.datasets.npz import read_arrays
 from kdsearch.builtin.datasets.pixels import Stored, as_images
 from kdsearch.builtin.packages import BLUE_MARBLE, LAND_COVER, PACKAGES
 from kdsearch.errors import DataError
 from kdsearch.kinds import Dataset, DataSource, Services
+from kdsearch.kit.arrays import read_arrays
 from kdsearch.kit.files import cache_folder
 from kdsearch.kit.packages import package_file
 

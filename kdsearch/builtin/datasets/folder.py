@@ -6,16 +6,13 @@ They are turned as their EXIF says, and lie on white where they are transparent,
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field as Option
 from torch import Tensor
 
@@ -24,19 +21,16 @@ from kdsearch.builtin.datasets.images import ImageOptions, Part, image_source
 from kdsearch.builtin.datasets.pixels import Pixels, Stored, fitted
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
-from kdsearch.kit.files import below, entries, opened
-from kdsearch.limits import PIXELS, SIDES
+from kdsearch.kit import images
+from kdsearch.kit.files import entries
+from kdsearch.kit.images import GREY, Head, header, image_files
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
 UNLABELED = ("unlabeled", "unlabelled")
-GREY = ("1", "L", "LA")
-ALPHA = ("LA", "PA", "RGBA")
-READABLE = (*GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # eight bits a channel
 
 
 class FolderOptions(ImageOptions):
@@ -47,15 +41,6 @@ class FolderOptions(ImageOptions):
     memory_mb: int = Option(
         512, ge=0, description="decode every image at the start up to this size, on demand beyond it (MiB decoded)"
     )
-
-
-@dataclass(frozen=True)
-class Head:
-    """What an image's header says, unrotated."""
-
-    width: int
-    height: int
-    mode: str
 
 
 @dataclass(frozen=True)
@@ -177,64 +162,9 @@ def _mixed(first: Path, one: Sequence[int], file: Path, other: Sequence[int]) ->
     )
 
 
-def header(file: Path) -> Head:
-    """Size and mode without decoding. Raise DataError for what is no image, too large, or deeper than 8 bits."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked below, for one message
-            with opened(file, "an image") as stream, Image.open(stream) as image:
-                head = Head(image.width, image.height, image.mode)
-    except DataError:
-        raise
-    except Exception as error:  # a damaged file fails anywhere in its reader
-        raise unreadable(file, error) from error
-    if head.width * head.height > PIXELS:
-        raise DataError(f"{head.width}x{head.height} pixels", file=file, expected=f"at most {PIXELS:,} pixels")
-    if max(head.width, head.height) > SIDES * min(head.width, head.height):
-        expected = f"sides of which the longer is at most {SIDES} times the shorter"
-        raise DataError(f"{head.width}x{head.height} pixels", file=file, expected=expected)
-    if head.mode not in READABLE:
-        raise DataError(f"pixel mode '{head.mode}'", file=file, expected="8 bits a channel, grey, palette or colour")
-    return head
-
-
 def decode(file: Path, channels: int, resize: int | None) -> Tensor:
-    """(C, H, W) uint8, upright as its EXIF says, on white where it is transparent, scaled and cropped.
-
-    Raise DataError naming a corrupt file.
-    """
-    header(file)
-    try:
-        with opened(file, "an image") as stream, Image.open(stream) as image:
-            upright = opaque(ImageOps.exif_transpose(image)).convert("L" if channels == 1 else "RGB")
-            pixels = np.array(upright, dtype=np.uint8)
-    except DataError:
-        raise
-    except Exception as error:
-        raise unreadable(file, error) from error
-    image_tensor = torch.from_numpy(pixels)[None] if channels == 1 else torch.from_numpy(pixels).permute(2, 0, 1)
-    return fitted(image_tensor.contiguous()[None], resize, None)[0]
-
-
-def opaque(image: Image.Image) -> Image.Image:
-    """The image on white: what a transparent pixel holds beside its alpha is nothing that anyone sees."""
-    if image.mode not in ALPHA and "transparency" not in image.info:
-        return image
-    seen = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
-
-
-def unreadable(file: Path, error: Exception) -> DataError:
-    """What Pillow raised, which names a stream where it knows no format."""
-    said = "its content is of no format that is known" if isinstance(error, UnidentifiedImageError) else str(error)[:80]
-    if not file.stat().st_size:
-        said = "the file is empty"
-    return DataError(
-        f"not a readable image ({said})",
-        file=file,
-        expected="a whole " + ", ".join(ending[1:] for ending in ENDINGS),
-        fix="Repair or remove the file.",
-    )
+    """(C, H, W) uint8, scaled and cropped. Raise DataError naming a corrupt file."""
+    return fitted(images.decode(file, channels)[None], resize, None)[0]
 
 
 def every(pixels: OfFiles) -> Tensor:
@@ -319,10 +249,4 @@ def _files(folder: Path, classes: Sequence[str], is_train: bool) -> list[tuple[P
 
 def _images(folder: Path, label: int) -> list[tuple[Path, int]]:
     """The images of a folder, however deep, with one label. Raise DataError where there is none."""
-    files = sorted(
-        (file for file in below(folder) if file.suffix.lower() in ENDINGS and not file.name.startswith(".")),
-        key=str,
-    )
-    if not files:
-        raise DataError("no images", file=folder, expected=", ".join(f"*{ending}" for ending in ENDINGS))
-    return [(file, label) for file in files]
+    return [(file, label) for file in image_files(folder)]

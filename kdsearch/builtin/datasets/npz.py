@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,13 +12,12 @@ from pydantic import Field as Option
 from pydantic import field_validator
 
 from kdsearch.builtin.datasets.images import ImageOptions, Part, check_labels, image_source
-from kdsearch.builtin.datasets.pixels import Stored, as_images, check_memory
+from kdsearch.builtin.datasets.pixels import FEWER, Stored, as_images
 from kdsearch.errors import DataError, nearest
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
-from kdsearch.kit.files import opened
-from kdsearch.limits import ARRAYS_BYTES, CLASSES
+from kdsearch.kit.arrays import Array, read_arrays
+from kdsearch.limits import CLASSES
 
-Array = np.ndarray[Any, Any]
 SPLITS = ("train", "val", "test")
 SHOWN = 12  # names of arrays in a message
 GREATEST = 1e18  # of a float pixel
@@ -58,7 +56,7 @@ class Npz(Dataset[NpzOptions]):
 
     def open(self, services: Services) -> DataSource:
         file = services.file(self.options.path)
-        arrays = read_arrays(file)
+        arrays = read_arrays(file, FEWER)
         named = self._names(arrays, file)
         labels = {split: _labels(arrays[label], label, file) for split, (_, label) in named.items()}
         classes = self._classes(labels, file)
@@ -200,35 +198,3 @@ def _labels(array: Array, name: str, file: Path) -> np.ndarray[Any, np.dtype[np.
             expected=f"0 or more, or {HIDDEN} (unknown)",
         )
     return labels
-
-
-def read_arrays(file: Path) -> dict[str, Array]:
-    """Every array of an .npz, never unpickling. Raise DataError naming the file, and the array that is at fault."""
-    name = ""
-    with opened(file, "an .npz file", most=ARRAYS_BYTES) as stream:
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                unpacked = sum(each.file_size for each in archive.infolist())
-            check_memory(unpacked, file)
-            stream.seek(0)
-            with np.load(stream, allow_pickle=False) as found:
-                arrays = {}
-                for name in found.files:
-                    array = found[name]
-                    if not isinstance(array, np.ndarray):
-                        raise DataError(f"'{name}' is not an array", file=file, expected="arrays only")
-                    arrays[name] = array
-                return arrays
-        except DataError:
-            raise
-        except Exception as error:  # a damaged archive fails anywhere in its reader, with any type
-            raise _broken(name, error, file) from error
-
-
-def _broken(name: str, error: Exception, file: Path) -> DataError:
-    where = f"array '{name}': " if name else ""
-    return DataError(
-        f"{where}not readable ({str(error)[:80]})",
-        file=file,
-        expected="an .npz of plain arrays, as numpy.savez writes it (no objects)",
-    )

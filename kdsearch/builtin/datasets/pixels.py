@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from kdsearch.errors import DataError
-from kdsearch.ops.memory import free_bytes
+from kdsearch.kit import arrays
 
 CHUNK = 4096  # images looked at at once
 CHUNK_BYTES = 1 << 28  # of floats that are resized at once
+FEWER = "Lower `resize` in data.options, take fewer images, or read them from a folder, which decodes on demand."
 
 
 class Pixels(Protocol):
@@ -45,14 +46,7 @@ def chunks(images: Tensor, most: int = CHUNK) -> Iterator[Tensor]:
 
 def check_memory(n_bytes: int, file: object) -> None:
     """Raise DataError where so many bytes would not fit into the memory that is free now."""
-    free = free_bytes()
-    if n_bytes > free:
-        raise DataError(
-            f"takes {n_bytes / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} are free",
-            file=file,
-            expected="less",
-            fix="Lower `resize` in data.options, take fewer images, or read them from a folder, which decodes on demand.",
-        )
+    arrays.check_memory(n_bytes, file, FEWER)
 
 
 def as_images(array: np.ndarray[Any, Any]) -> Tensor:

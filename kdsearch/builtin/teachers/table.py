@@ -14,10 +14,10 @@ import torch
 from pydantic import Field as Option
 from torch import Generator, Tensor, nn
 
-from kdsearch.builtin.datasets.npz import read_arrays
 from kdsearch.errors import DataError
 from kdsearch.kinds import IO, Access, Batch, Field, Model, Options, Services, Teacher
 from kdsearch.kit import weights
+from kdsearch.kit.arrays import read_arrays
 from kdsearch.ops.padding import resized, stacked
 
 IDS = "ids"

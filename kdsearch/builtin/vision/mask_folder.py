@@ -19,18 +19,13 @@ from torch import Tensor
 
 from kdsearch.builtin.datasets.copies import across, copies, ends, groups
 from kdsearch.builtin.datasets.folder import (
-    ENDINGS,
-    GREY,
     UNLABELED,
     Decoded,
     FolderOptions,
-    Head,
     check_sizes,
     every,
-    header,
     split_folders,
     stacked,
-    unreadable,
 )
 from kdsearch.builtin.datasets.images import Part
 from kdsearch.builtin.datasets.pixels import Pixels, Stored
@@ -38,6 +33,7 @@ from kdsearch.builtin.vision.masks import CLASSES, VOID, MaskPart, main_classes,
 from kdsearch.errors import DataError, nearest
 from kdsearch.kinds import Dataset, DataSource, Services
 from kdsearch.kit.files import below, content, entries, opened
+from kdsearch.kit.images import ENDINGS, GREY, Head, header, unreadable
 
 INDEXED = ("1", "L", "P")  # modes whose pixels are class indices
 NAMES_BYTES = 1 << 20

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdsearch.builtin.datasets import folder as module
 from kdsearch.builtin.datasets.copies import copies, ends
 from kdsearch.builtin.datasets.folder import FolderOptions, ImageFolder
 from kdsearch.cli import main
@@ -227,7 +226,7 @@ def test_a_broken_file_is_named(tmp_path, break_it, words, memory_mb):
 
 def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch):
     write(tmp_path)
-    monkeypatch.setattr(module, "PIXELS", 79)
+    monkeypatch.setattr("kdsearch.kit.images.PIXELS", 79)
     with pytest.raises(DataError, match="10x8 pixels"):
         opened(tmp_path)
 
