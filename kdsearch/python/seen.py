@@ -78,9 +78,11 @@ def seen_of(
     else:
         name = "the caller's samples"
         arrays = {str(key): each for key, each in brought.items()} if isinstance(brought, Mapping) else {"": brought}
-    tensors = _inputs(arrays, io, Path(brought) if isinstance(brought, str | Path) else None)
+    place = Path(brought) if isinstance(brought, str | Path) else None
+    tensors = _inputs(arrays, io, place)
     n = len(next(iter(tensors.values())))
-    shown, held, split = _divided(n, sum(each[0].numel() * each.element_size() for each in tensors.values()), seed)
+    sample_bytes = sum(each[:1].numel() * each.element_size() for each in tensors.values())
+    shown, held, split = _divided(n, sample_bytes, seed, place)
     calibration, compared = (
         Batch(tuple(map(str, at)), {key: each[at] for key, each in tensors.items()}) for at in (shown, held)
     )
@@ -193,9 +195,7 @@ def _fitted(image: Tensor, height: int, width: int) -> Tensor:
 def _divided(n: int, sample_bytes: int, seed: int, place: Path | None = None) -> tuple[list[int], list[int], str]:
     """Which samples quantizers see, which files are compared on, and what to call these: a quarter held out, of eight or more."""
     if n < 2:
-        raise DataError(
-            f"there is {n} sample", file=place, path="--calibration", expected="two or more; some hundred do well"
-        )
+        raise DataError(f"{n} samples", file=place, path="--calibration", expected="two at least; some hundred do well")
     order = torch.randperm(n, generator=stream(seed, "calibration")).tolist()
     held = min(n // 4, COMPARED) if n >= 8 else 0
     most = max(2, min(CALIBRATION, BYTES // max(sample_bytes, 1)))
@@ -234,7 +234,8 @@ def _inputs(arrays: Mapping[str, Any], io: IO, place: Path | None) -> dict[str, 
 
 def _checked(given: Any, input: Field, place: Path | None) -> Tensor:
     """(N, ...) of the input's own type. Raise DataError where it is of another kind or size, or not finite."""
-    wanted = f"{input.dtype} N x {'x'.join('any' if size is None else str(size) for size in input.shape)}, as the network reads"
+    shape = " x ".join(["N", *("any" if size is None else str(size) for size in input.shape)])
+    wanted = f"{input.dtype} {shape}, as the network reads"
 
     def wrong(problem: str) -> DataError:
         return DataError(f"array '{input.name}' {problem}", file=place, path="--calibration", expected=wanted)

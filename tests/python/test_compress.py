@@ -721,7 +721,7 @@ def test_what_trains_is_rounded_as_its_file(folder, tmp_path, monkeypatch):
     made: dict[str, object] = {}
     exec(CODE, made)
     model = as_model(made["Net"](), opened.io, "net")  # type: ignore[operator]
-    job = formats.Job(model, opened.io, opened, None, tmp_path, "net", "data", -2.0, 0, 1, Progress(False), [])
+    job = formats.Job(model, opened.io, opened, None, tmp_path, "net", None, False, -2.0, 0, 1, Progress(False), [])
     monkeypatch.setattr(formats, "recover", lambda *given: None)
     better = itertools.cycle(
         (1.0, 0.0, 1.0, 0.9)
@@ -775,7 +775,7 @@ def test_where_training_as_quantised_fails_the_plain_file_is_taken(fails, folder
     made: dict[str, object] = {}
     exec(CODE, made)
     model = as_model(made["Net"](), opened.io, "net")  # type: ignore[operator]
-    job = formats.Job(model, opened.io, opened, None, tmp_path, "net", "data", None, 0, 1, Progress(False), [])
+    job = formats.Job(model, opened.io, opened, None, tmp_path, "net", None, False, None, 0, 1, Progress(False), [])
     form = formats.forms_of(["onnx-int4"], {}, Host.load())[-1]
 
     def raising(what, result=None):
@@ -952,7 +952,7 @@ def test_a_backbone_is_not_fetched(monkeypatch):
             "--input-shape: nothing here heeds it. Expected none: the file or the data",
         ),
         (["net.py:Net", "--data", "data.npz", "--input-shape", "1,8,8"], "--input-shape: nothing here heeds it"),
-        (["net.onnx", "--calibration", "none"], "data or random"),
+        (["net.onnx", "--calibration", "none"], "--calibration: got 'none'. Expected data, random, a folder of images"),
     ],
 )
 def test_what_is_asked_wrongly(words, said, folder, monkeypatch, tmp_path, capsys):

@@ -1,0 +1,325 @@
+"""Samples without labels: which ones quantizers see, how images are prepared, and what is wrong with what was brought."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given as drawn
+from hypothesis import strategies as st
+from onnx import numpy_helper
+from PIL import Image
+from torch import nn
+
+import kdsearch
+from kdsearch.cli import main
+from kdsearch.deploy.files import open_session
+from kdsearch.errors import DataError, StudyError
+from kdsearch.kinds import IMAGENET, IO, Field, Normalization
+from kdsearch.python import seen as module
+from kdsearch.python.given import Given
+from kdsearch.python.seen import _divided, seen_of
+from kdsearch.report.predict import predict_text
+
+ROOT = Path(__file__).parents[2]
+ANSWER = (Field("y", "logits", (3,), use="target"),)
+
+
+class Net(nn.Sequential):
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__(
+            nn.Conv2d(channels, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+        )
+
+
+def io_of(*shape, dtype="float32", kind="image", **more):
+    return IO((Field("x", kind, shape, dtype, **more),), ANSWER)
+
+
+def seen(brought, io, given=None, normalize="none", own=None, seed=0, net=None):
+    return seen_of(brought, io, net or nn.Identity(), given or Given(), normalize, own, seed)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Twenty photographs of noise that differ in size and shape, some in folders of their own."""
+    folder = tmp_path_factory.mktemp("seen") / "photos"
+    (folder / "deep" / "er").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        h, w = rng.integers(12, 60, 2)
+        place = folder / "deep" / "er" if i % 3 == 0 else folder
+        smooth = np.cumsum(rng.normal(0, 8, (h, w, 3)), 1) + 128
+        Image.fromarray(smooth.clip(0, 255).astype(np.uint8)).save(place / f"{i}.png")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@drawn(st.integers(2, 2000), st.integers(1, 1 << 31), st.integers(0, 5))
+def test_some_are_seen_and_others_compared(n, sample_bytes, seed):
+    shown, held, split = _divided(n, sample_bytes, seed)
+    assert len(shown) <= module.CALIBRATION
+    assert len(held) <= max(module.COMPARED, module.CALIBRATION if n < 8 else 0)
+    assert {*shown, *held} <= {*range(n)}
+    assert len({*shown}) == len(shown) >= 2
+    assert len(shown) * sample_bytes <= max(module.BYTES, 2 * sample_bytes)
+    assert (shown, held, split) == _divided(n, sample_bytes, seed)
+    if n < 8:
+        assert shown == held == [*range(n)] or sample_bytes * n > module.BYTES
+        assert split == "that it was calibrated on"
+    else:
+        assert held
+        assert not {*shown} & {*held}
+        assert split == "held out of calibration"
+
+
+def test_all_are_used_where_they_fit():
+    shown, held, _ = _divided(100, 1000, 0)
+    assert (len(shown), len(held)) == (75, 25)
+    shown, held, _ = _divided(1000, 1000, 0)
+    assert (len(shown), len(held)) == (256, 64)
+    shown, held, _ = _divided(1000, 1 << 26, 0)
+    assert (len(shown), len(held)) == (8, 8)
+    assert _divided(1000, 1000, 0)[0] != _divided(1000, 1000, 1)[0], "which ones is the seed's choice"
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, (16, 24)), (3, (24, 16)), (1, (16, 16)), (3, (40, 40))])
+def test_images_are_prepared_as_predict_does(channels, size, photos):
+    """An independent program, which a file's user runs: pillow's scaling, by at most one level of 255 otherwise."""
+    norm = IMAGENET.of(channels)
+    found = seen(photos, io_of(channels, *size), normalize="imagenet")
+    assert (len(found.calibration), len(found.compared), found.name) == (15, 5, "photos")
+    assert "deep/er/0.png" in (*found.calibration.ids, *found.compared.ids)
+    program: dict[str, object] = {}
+    exec(predict_text("net.onnx").partition("\ndef main")[0], program)
+    told = found.given.preprocessing
+    for batch in (found.calibration, found.compared):
+        for name, image in zip(batch.ids, batch["x"], strict=True):
+            wanted = program["prepared"](str(photos / name), told)[0]  # type: ignore[operator]
+            assert image.shape == wanted.shape == (channels, *size)
+            levels = np.abs(image.numpy() - wanted) * np.asarray(norm.std).reshape(-1, 1, 1) * 255
+            assert levels.max() < 1.01
+
+
+def test_an_image_of_the_right_size_by_hand(tmp_path):
+    pixels = np.array([[[255, 0, 51], [0, 102, 0]]], np.uint8)  # one row of two
+    for i in range(2):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    by = Normalization((0.2,), (0.5,))
+    (image, _) = seen(tmp_path, io_of(3, 1, 2), Given(preprocessing={"mean": [0.2], "std": [0.5]}), "auto").calibration[
+        "x"
+    ]
+    assert torch.allclose(image, torch.tensor([[[1.6, -0.4]], [[-0.4, 0.4]], [[0.0, -0.4]]]), atol=1e-6)
+    again = seen(tmp_path, io_of(3, 1, 2), normalize="auto", own=by).calibration["x"][0]
+    assert torch.equal(again, image)
+    assert seen(tmp_path, io_of(1, 2, 3)).calibration["x"].shape == (2, 1, 2, 3), (
+        "grey, and colours first, where both may be"
+    )
+    rows = seen(tmp_path, io_of(2, 2, 3), normalize="none").calibration["x"]
+    assert rows.shape == (2, 2, 2, 3), "colours last, where they cannot be first"
+    raw = seen(tmp_path, io_of(3, 1, 2, dtype="uint8", kind="pixels"))
+    assert torch.equal(raw.calibration["x"][0], torch.from_numpy(pixels).permute(2, 0, 1)), "bytes are as they are"
+
+
+def test_what_nobody_says_is_asked_for(photos):
+    with pytest.raises(StudyError, match=r"--normalize: nobody knows how images become .*0\.\.255, imagenet or none"):
+        seen(photos, io_of(3, 16, 16), normalize="auto")
+    timm = nn.Identity()
+    timm.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # type: ignore[assignment]
+    found = seen(photos, io_of(3, 16, 16), normalize="auto", net=timm)
+    assert found.given.preprocessing["mean"] == [0.5] * 3
+    assert float(found.calibration["x"].min()) < -0.5
+    with pytest.raises(StudyError, match="--normalize: got 'imagenett'"):
+        seen(photos, io_of(3, 16, 16), normalize="imagenett")
+    with pytest.raises(StudyError, match="nobody knows which size"):
+        seen(photos, io_of(3, None, None))
+    told = {"size": [16, 8], "mean": [0.0] * 3, "std": [1.0] * 3, "channels": 3, "labels": "kept"}
+    known = Given(preprocessing=told)
+    assert seen(photos, io_of(3, None, None), known, "auto").calibration["x"].shape[1:] == (3, 16, 8)
+    assert seen(photos, io_of(3, 16, 8), known, "none").given.preprocessing == told, "what the file says of it stays"
+    assert seen(photos, io_of(3, 16, 8), known, "imagenet").given.preprocessing["mean"] == list(IMAGENET.mean)
+
+
+@pytest.mark.parametrize(
+    "io",
+    [io_of(5, 16, 16), io_of(16, kind="vector"), IO((*io_of(3, 8, 8).inputs, Field("z", "vector", (2,))), ANSWER)],
+)
+def test_images_are_for_what_reads_one(io, photos):
+    with pytest.raises(
+        StudyError, match=r"--calibration: the network reads x .*Expected one grey or RGB image, or a \.npz"
+    ):
+        seen(photos, io)
+
+
+def test_a_folder_without_images_and_a_damaged_one(tmp_path):
+    with pytest.raises(DataError, match="no images"):
+        seen(tmp_path, io_of(3, 8, 8))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"1 samples\. Expected two at least"):
+        seen(tmp_path, io_of(3, 8, 8))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"b\.png: not a readable image"):
+        seen(tmp_path, io_of(3, 8, 8))
+
+
+TWO = IO((Field("ids", "tokens", (None,), "int64"), Field("mask", "mask", (None,), "bool")), ANSWER)
+
+
+def test_arrays_as_the_network_reads_them(tmp_path):
+    x = np.random.default_rng(0).normal(size=(12, 2, 4)).astype(np.float32)
+    np.savez(tmp_path / "own.npz", anything=x)
+    for brought in (
+        tmp_path / "own.npz",
+        str(tmp_path / "own.npz"),
+        x,
+        torch.from_numpy(x),
+        {"x": x},
+        x.astype(np.float64),
+    ):
+        found = seen(brought, io_of(2, None, kind="sequence"))
+        assert (len(found.calibration), len(found.compared)) == (9, 3)
+        rows = torch.cat([found.calibration["x"], found.compared["x"]])
+        order = [int(each) for each in (*found.calibration.ids, *found.compared.ids)]
+        assert torch.equal(rows, torch.from_numpy(x)[order])
+        assert sum(len(each["x"]) for each in found.batches()) == 3
+        assert found.feeds()[0]["x"].dtype == np.float32
+    ids, mask = np.arange(12).reshape(4, 3), np.ones((4, 3), int)
+    np.savez(tmp_path / "two.npz", ids=ids, mask=mask, label=np.zeros(4))
+    found = seen(tmp_path / "two.npz", TWO)
+    assert {name: each.dtype for name, each in found.calibration.tensors.items()} == {
+        "ids": torch.int64,
+        "mask": torch.bool,
+    }
+    assert torch.equal(found.calibration["ids"], torch.from_numpy(ids))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"ids": np.zeros((4, 3), int)}, "no array 'mask'; there are ids"),
+        ({"ids": np.zeros((4, 3), int), "masks": np.ones((4, 3))}, "there are ids, masks; did you mean 'masks'?"),
+        ({"ids": np.zeros((4, 3), int), "mask": np.ones((5, 3), bool)}, "arrays of 'ids' 4, 'mask' 5 samples"),
+        ({"ids": np.zeros((4, 3)) + 0.5, "mask": np.ones((4, 3))}, "'ids' holds what is no int64"),
+        (
+            {"ids": np.zeros((4, 3, 1), int), "mask": np.ones((4, 3))},
+            "'ids' is 4 x 3 x 1. Expected int64 N x any, as the network",
+        ),
+        ({"ids": np.zeros((4, 3), int), "mask": np.full((4, 3), 2)}, "'mask' holds what is no bool"),
+        ({"ids": np.array([["a"] * 3] * 4), "mask": np.ones((4, 3))}, "'ids' is <U1"),
+        ({"ids": np.float64(3), "mask": np.ones((4, 3))}, "'ids' is one number"),
+        ({"ids": np.zeros((0, 3), int), "mask": np.ones((0, 3))}, "0 samples"),
+        ({"ids": np.full((4, 3), np.nan), "mask": np.ones((4, 3))}, "'ids' holds what is not finite"),
+    ],
+)
+def test_arrays_that_are_none_of_its_inputs(arrays, said, tmp_path):
+    np.savez(tmp_path / "own.npz", **arrays)
+    for brought in (arrays, tmp_path / "own.npz"):
+        with pytest.raises(DataError) as error:
+            seen(brought, TWO)
+        assert said in str(error.value)
+        assert ("own.npz" in str(error.value)) == (brought is not arrays)
+
+
+def test_pixels_are_no_prepared_floats():
+    with pytest.raises(DataError, match=r"'x' is uint8\. Expected float32 N x 3 x 8 x 8"):
+        seen(np.zeros((4, 3, 8, 8), np.uint8), io_of(3, 8, 8))
+    with pytest.raises(DataError, match="'x' holds what is no float32"):
+        seen(np.full((4, 3, 8, 8), 1e300), io_of(3, 8, 8))
+    with pytest.raises(DataError, match="array 'x' is object"):
+        seen(SimpleNamespace(), io_of(3, 8, 8))
+    with pytest.raises(StudyError, match=r"--calibration: got 'no/such'\. Expected data, random, a folder of images"):
+        seen("no/such", io_of(3, 8, 8))
+
+
+def input_range(file):
+    """Largest and smallest value that the first quantised activation of a static INT8 file can have."""
+    graph = onnx.load(file).graph
+    known = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    node = next(
+        each for each in graph.node if each.op_type == "QuantizeLinear" and each.input[0] == graph.input[0].name
+    )
+    scale, zero = (known[name] for name in node.input[1:3])
+    low, high = np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max
+    return float((low - int(zero)) * scale), float((high - int(zero)) * scale)
+
+
+def test_quantizers_see_what_was_brought(tmp_path):
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-0.25, 0.5, (40, 3, 8, 8)).astype(np.float32)
+    asked = {"input_shape": (3, 8, 8), "formats": ["onnx-int8"], "progress": False}
+    found = kdsearch.compress(Net().eval(), tmp_path / "own", calibration=x, **asked)
+    low, high = input_range(found["exports"][1]["path"])
+    assert (low, high) == pytest.approx((-0.25, 0.5), abs=0.01)
+    assert "files are compared on 10 of the caller's samples: held out of calibration" in found["notes"]
+    card = json.loads((tmp_path / "own" / "Net-int8.json").read_text())
+    assert card["metrics"]["split"] == "held out of calibration"
+    assert card["metrics"]["top1_agreement_with_torch"]["n"] == 10
+    assert "calibrated on samples of the caller's samples" in card["quantization"]
+    noise = kdsearch.compress(Net().eval(), tmp_path / "noise", calibration="random", **asked)
+    assert input_range(noise["exports"][1]["path"])[1] > 2
+
+
+def test_with_data_they_calibrate_and_data_judge(tmp_path):
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", image=rng.integers(0, 256, (90, 8, 8, 3), dtype=np.uint8), label=np.arange(90) % 3)
+    x = rng.uniform(-0.25, 0.5, (40, 3, 8, 8)).astype(np.float32)
+    data = str(tmp_path / "data.npz")
+    asked = {"data": data, "normalize": "none", "max_drop": 1.0, "progress": False}
+    found = kdsearch.compress(
+        Net().eval(), tmp_path / "own", calibration=x, formats=["onnx-fp32", "onnx-int8"], **asked
+    )
+    path, row = found["exports"][1]["path"], found["exports"][1]
+    assert input_range(path) == pytest.approx((-0.25, 0.5), abs=0.01)
+    assert row["quality"]["n"] == row["agreement_n"] == 18
+    assert "compared on" not in " ".join(found["notes"])
+    with pytest.raises(StudyError, match=r"--calibration: nothing here heeds it\. Expected a format that is quantised"):
+        kdsearch.compress(Net().eval(), tmp_path / "none", calibration=x, formats=["onnx-fp32"], **asked)
+
+
+def test_a_folder_makes_files_of_pixels(photos, tmp_path, capsys, monkeypatch):
+    """What is known of images goes into file and card, so that the file can prepare them itself."""
+    code = tmp_path / "own.py"
+    code.write_text(
+        f"import sys\nsys.path.insert(0, {str(kdsearch.__path__[0] + '/..')!r})\nfrom tests.python.test_seen import Net\n"
+    )
+    out = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    asked = ["--input-shape", "3,16,24", "--calibration", str(photos), "--normalize", "-1..1", "--input", "pixels"]
+    asked += ["--format", "onnx-fp32", "--format", "onnx-int8", "--allow-code", "own.py:Net", "--out", str(out)]
+    assert main(["compress", "own.py:Net", *asked]) == 0
+    assert "note: files are compared on 5 of photos: images held out of calibration" in capsys.readouterr().out
+    card = json.loads((out / "Net-int8.json").read_text())
+    assert card["use"]["preprocessing"]["mean"] == card["use"]["preprocessing"]["std"] == [0.5] * 3
+    assert card["use"]["preprocessing"]["resize"] == "scaled to cover 24x16, the middle 24x16 cut out"
+    assert card["metrics"]["split"] == "images held out of calibration"
+    session = open_session(out / "Net-fp32.onnx")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+    assert session.run(None, {session.get_inputs()[0].name: pixels})[0].shape == (2, 3)
+    for name in ("Net-fp32.onnx", "Net-int8.onnx"):
+        assert main(["verify", str(out / name)]) == 0
+    assert (
+        main(["compress", str(out / "Net-fp32.onnx"), "--calibration", str(photos), "--out", str(tmp_path / "again")])
+        == 0
+    )
+
+
+def test_normalize_is_of_images(tmp_path, capsys):
+    asked = [
+        "compress",
+        "timm:resnet10t,num_classes=3",
+        "--out",
+        str(tmp_path),
+        "--normalize",
+        "imagenet",
+        "--calibration",
+    ]
+    assert main([*asked, "random"]) == 2
+    assert "--normalize: nothing here heeds it. Expected --data or --calibration FOLDER" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
