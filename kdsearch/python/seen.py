@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,7 +56,7 @@ def feeds(batch: Batch) -> list[dict[str, Any]]:
 
 def is_images(brought: Any) -> bool:
     """Whether it is a folder, whose images have to be prepared."""
-    return isinstance(brought, str | Path) and Path(brought).is_dir()
+    return isinstance(brought, str | Path) and os.path.isdir(brought)  # of a name that no file system takes, too
 
 
 def seen_of(
@@ -73,7 +74,8 @@ def seen_of(
         return _of_images(Path(brought), io, net, given, normalize, own, seed)
     if isinstance(brought, str | Path):
         if Path(brought).suffix.lower() != ".npz":
-            raise StudyError(f"got '{brought}'", path="--calibration", expected=EXPECTED)
+            problem = f"got '{brought}'" if os.path.lexists(brought) else f"there is no '{brought}'"
+            raise StudyError(problem, path="--calibration", expected=EXPECTED)
         name, arrays = Path(brought).name, read_arrays(Path(brought))
     else:
         name = "the caller's samples"

@@ -952,7 +952,10 @@ def test_a_backbone_is_not_fetched(monkeypatch):
             "--input-shape: nothing here heeds it. Expected none: the file or the data",
         ),
         (["net.py:Net", "--data", "data.npz", "--input-shape", "1,8,8"], "--input-shape: nothing here heeds it"),
-        (["net.onnx", "--calibration", "none"], "--calibration: got 'none'. Expected data, random, a folder of images"),
+        (
+            ["net.onnx", "--calibration", "none"],
+            "--calibration: there is no 'none'. Expected data, random, a folder of images",
+        ),
     ],
 )
 def test_what_is_asked_wrongly(words, said, folder, monkeypatch, tmp_path, capsys):

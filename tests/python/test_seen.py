@@ -232,8 +232,13 @@ def test_pixels_are_no_prepared_floats():
         seen(np.full((4, 3, 8, 8), 1e300), io_of(3, 8, 8))
     with pytest.raises(DataError, match="array 'x' is object"):
         seen(SimpleNamespace(), io_of(3, 8, 8))
-    with pytest.raises(StudyError, match=r"--calibration: got 'no/such'\. Expected data, random, a folder of images"):
-        seen("no/such", io_of(3, 8, 8))
+    for nothing in ("no/such", "", "a\0b"):
+        with pytest.raises(
+            StudyError, match=r"--calibration: there is no '.*'\. Expected data, random, a folder of images"
+        ):
+            seen(nothing, io_of(3, 8, 8))
+    with pytest.raises(StudyError, match="--calibration: got '/dev/null'"):
+        seen("/dev/null", io_of(3, 8, 8))
 
 
 def input_range(file):
