@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsearch.engine.live_targets import as_target
+from kdsearch.engine.live_targets import TASKS, as_target
 from kdsearch.errors import DataError, KdsearchError, told
 from kdsearch.kinds import HIDDEN
 
@@ -34,8 +34,8 @@ class Columns:
     def __init__(self, split: str, columns: Mapping[str, Any], target: str = "label") -> None:
         self.split, self.target = split, target
         self.columns = {name: _column(split, name, values) for name, values in columns.items()}
-        if "image" in self.columns:
-            _check_finite(self.columns["image"], range(len(self)), split)
+        for name in sorted(self.columns.keys() - TASKS.keys()):
+            _check_finite(name, self.columns[name], range(len(self)), split)
         lengths = {name: len(values) for name, values in self.columns.items()}
         if len(set(lengths.values())) > 1:
             shown = ", ".join(f"'{name}' {n}" for name, n in lengths.items())
@@ -85,8 +85,8 @@ class Items:
                         fix="Resize in the Dataset's own transform.",
                     )
         made = {name: _pixels(name, torch.stack([sample[name] for sample in samples])) for name in first}
-        if "image" in made:
-            _check_finite(made["image"], index, self.split)
+        for name in sorted(made.keys() - TASKS.keys()):
+            _check_finite(name, made[name], index, self.split)
         if self.target in made:
             made[self.target] = as_target(self.target, made[self.target], index, self.split)
         return made
@@ -145,10 +145,11 @@ def _item(split: str, i: int, name: str, value: Any) -> Tensor:
         ) from error
 
 
-def _check_finite(images: Tensor, index: Sequence[int], split: str) -> None:
-    if images.is_floating_point() and not bool(images.isfinite().all()):
-        at = tuple((~images.isfinite()).nonzero()[0].tolist())
-        problem = f"'image' of sample {index[at[0]]} of split '{split}' holds {images[at].item()}"
+def _check_finite(name: str, values: Tensor, index: Sequence[int], split: str) -> None:
+    """Raise DataError naming a sample that holds NaN or infinity: of targets alone it says that nobody knows them."""
+    if values.is_floating_point() and not bool(values.isfinite().all()):
+        at = tuple((~values.isfinite()).nonzero()[0].tolist())
+        problem = f"'{name}' of sample {index[at[0]]} of split '{split}' holds {values[at].item()}"
         raise DataError(problem, expected="finite numbers")
 
 

@@ -184,11 +184,7 @@ def _fitted(image: Tensor, height: int, width: int) -> Tensor:
     h, w = image.shape[1:]
     if (h, w) == (height, width):
         return image
-    size = (
-        (max(height, int(width * h / w)), width)
-        if width * h >= height * w
-        else (height, max(width, int(height * w / h)))
-    )
+    size = (width * h // w, width) if width * h >= height * w else (height, height * w // h)
     whole = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].round().clamp(0, 255)
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
     return whole[:, top : top + height, left : left + width].to(torch.uint8)

@@ -446,6 +446,14 @@ def test_targets_that_are_none(task, data, words):
             ["'image' of sample 3 of split 'train' holds inf. Expected finite numbers"],
         ),
         (
+            lambda: {"x": np.array([[0.0, 1], [0, 2], [-np.inf, 3]]), "label": np.array([0, 1, 0])},
+            ["'x' of sample 2 of split 'train' holds -inf. Expected finite numbers"],
+        ),
+        (
+            lambda: Listed([{"x": torch.zeros(3), "label": 0}, {"x": torch.tensor([0, np.nan, 0]), "label": 1}]),
+            ["'x' of sample 1 of split 'train' holds nan. Expected finite numbers"],
+        ),
+        (
             lambda: (np.zeros((3, 8, 8, 3), np.uint8), np.zeros(3, int)),
             ["'image' of shape (8, 8, 3). Expected (C, H, W). Give image.transpose(2, 0, 1)."],
         ),

@@ -19,7 +19,7 @@ from torch import nn
 import kdsearch
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
-from kdsearch.errors import DataError, StudyError
+from kdsearch.errors import DataError, RefusedError, StudyError
 from kdsearch.kinds import IMAGENET, IO, Field, Normalization
 from kdsearch.python import seen as module
 from kdsearch.python.given import Given
@@ -117,13 +117,18 @@ def test_an_image_of_the_right_size_by_hand(tmp_path):
     assert torch.allclose(image, torch.tensor([[[1.6, -0.4]], [[-0.4, 0.4]], [[0.0, -0.4]]]), atol=1e-6)
     again = seen(tmp_path, io_of(3, 1, 2), normalize="auto", own=by).calibration["x"][0]
     assert torch.equal(again, image)
-    assert seen(tmp_path, io_of(1, 2, 3)).calibration["x"].shape == (2, 1, 2, 3), (
-        "grey, and colours first, where both may be"
-    )
     rows = seen(tmp_path, io_of(2, 2, 3), normalize="none").calibration["x"]
     assert rows.shape == (2, 2, 2, 3), "colours last, where they cannot be first"
     raw = seen(tmp_path, io_of(3, 1, 2, dtype="uint8", kind="pixels"))
     assert torch.equal(raw.calibration["x"][0], torch.from_numpy(pixels).permute(2, 0, 1)), "bytes are as they are"
+
+
+def test_colours_are_the_first_axis_where_two_may_be(tmp_path):
+    for i in range(2):
+        Image.new("RGB", (3, 2), "red").save(tmp_path / f"{i}.png")
+    (red, *others), *_ = seen(tmp_path, io_of(3, 2, 3)).calibration["x"]
+    assert bool((red == 1).all())
+    assert all(not each.any() for each in others)
 
 
 def test_what_nobody_says_is_asked_for(photos):
@@ -268,6 +273,28 @@ def test_quantizers_see_what_was_brought(tmp_path):
     assert "calibrated on samples of the caller's samples" in card["quantization"]
     noise = kdsearch.compress(Net().eval(), tmp_path / "noise", calibration="random", **asked)
     assert input_range(noise["exports"][1]["path"])[1] > 2
+
+
+class Narrow(nn.Module):
+    """Answers what is below .6 alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.sqrt(0.6 - x))
+
+
+def test_files_are_compared_on_what_was_brought(tmp_path):
+    """On all that is held out, and on no noise, of which this network knows nothing."""
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).uniform(-0.5, 0.5, (300, 4)).astype(np.float32)
+    asked = {"input_shape": (4,), "formats": ["onnx-fp32", "onnx-int4"], "progress": False}
+    found = kdsearch.compress(Narrow().eval(), tmp_path / "own", calibration=x, **asked)
+    assert [row["agreement_n"] for row in found["exports"]] == [64, 64]
+    with pytest.raises(RefusedError, match="not a number"):
+        kdsearch.compress(Narrow().eval(), tmp_path / "noise", calibration="random", **asked)
 
 
 def test_with_data_they_calibrate_and_data_judge(tmp_path):
