@@ -6,8 +6,9 @@ Each class by itself: the best score stays, and whatever overlaps it by more tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,10 +20,13 @@ from kdsearch.kinds import Field, Graph
 
 Corners = Literal["corners", "centre"]
 Scores = Literal["given", "sigmoid", "softmax"]
-PATH = "export.exporter.options.output"
-EXPECTED = "boxes (N, 4) and the scores of each one's classes (N, C)"
+Places = Literal["auto", "first", "last"]
+OPTIONS = "export.exporter.options"
+PATH = f"{OPTIONS}.output"
+EXPECTED = "boxes (N, 4) and the scores of each one's classes (N, C), or both as one, (N, 4 + C)"
 NONE = (0.0, 0.0, 0.0, 0.0, 0.0, -1.0)  # a row that is no detection
 OPSET = 13
+LAST = 2**31 - 1  # beyond any column
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Suppression:
     Args:
         boxes: how the network says them: corners = x1, y1, x2, y2; centre = its x and y, width, height.
         scores: what becomes of them first. least: what does not score above is none, >= 0. iou: above it two are one.
-        most: detections a sample.
+        most: detections a sample. places: of boxes and scores in one output, the axis that counts places; auto = the longer one.
+        objectness: whether its fifth column is a score of there being anything, by which those of the classes are multiplied.
     """
 
     boxes: Corners
@@ -40,22 +45,81 @@ class Suppression:
     iou: float
     least: float
     most: int
+    places: Places = "auto"
+    objectness: bool = False
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """For who reads the file: how the network said them in one output only where that was asked."""
+        unsaid = {"places": "auto", "objectness": False}
+        return {name: value for name, value in vars(self).items() if (name, value) not in unsaid.items()}
 
 
-def outputs_of(graph: Graph) -> tuple[int, int]:
-    """Which outputs are boxes (N, 4) and scores (N, C): in this order where both have four columns, or nobody knows how many.
+@dataclass(frozen=True)
+class Found:
+    """Where a network's boxes and scores are.
 
-    Raise StudyError for others.
+    Args:
+        boxes, scores: which of its outputs; the same one where they are its columns. is_turned: these are its rows.
+        places, classes: how many; None = open.
     """
+
+    boxes: int
+    scores: int
+    places: int | None
+    classes: int | None
+    is_turned: bool = False
+
+    @property
+    def is_one(self) -> bool:
+        return self.boxes == self.scores
+
+
+def outputs_of(graph: Graph, asked: Suppression) -> Found:
+    """Two outputs of four columns each, or of open ones, are boxes and scores in this order. Raise StudyError for others."""
     shapes = [each.shape for each in graph.outputs]
+    if len(shapes) == 1 and len(shapes[0]) == 2:
+        return _in_one(graph, asked)
     if len(shapes) == 2 and all(len(each) == 2 for each in shapes) and _may_equal(shapes[0][0], shapes[1][0]):
+        for name, default in (("places", "auto"), ("objectness", False)):
+            if getattr(asked, name) != default:
+                raise StudyError(
+                    "boxes and scores are outputs of their own", path=f"{OPTIONS}.{name}", expected=str(default).lower()
+                )
         columns = [each[1] for each in shapes]
-        if 4 in columns:
-            return (0, 1) if columns[0] == 4 else (1, 0)
-        if None in columns:
-            return (0, 1) if columns[0] is None else (1, 0)
-    found = ", ".join(f"{each.name} ({', '.join(str(size or '?') for size in each.shape)})" for each in graph.outputs)
-    raise StudyError(f"the network answers {found}", path=PATH, expected=EXPECTED)
+        places = shapes[0][0] if shapes[0][0] is not None else shapes[1][0]
+        if 4 in columns or None in columns:
+            first = columns[0] == 4 or (4 not in columns and columns[0] is None)
+            return Found(0, 1, places, columns[1]) if first else Found(1, 0, places, columns[0])
+    raise _none(graph)
+
+
+def _in_one(graph: Graph, asked: Suppression) -> Found:
+    """(N, 4 + C), or (4 + C, N)."""
+    first, last = graph.outputs[0].shape
+    if asked.places != "auto":
+        is_turned = asked.places == "last"
+    elif first == last:
+        raise StudyError(
+            f"{_said(graph)}: which axis counts places is not evident",
+            path=f"{OPTIONS}.places",
+            expected="first or last",
+        )
+    else:
+        is_turned = first is not None and (last is None or last > first)
+    places, columns = (last, first) if is_turned else (first, last)
+    least = 6 if asked.objectness else 5
+    if columns is not None and columns < least:
+        raise _none(graph)
+    return Found(0, 0, places, None if columns is None else columns - least + 1, is_turned)
+
+
+def _none(graph: Graph) -> StudyError:
+    return StudyError(f"the network answers {_said(graph)}", path=PATH, expected=EXPECTED)
+
+
+def _said(graph: Graph) -> str:
+    return ", ".join(f"{each.name} ({', '.join(str(size or '?') for size in each.shape)})" for each in graph.outputs)
 
 
 def _may_equal(a: int | None, b: int | None) -> bool:
@@ -63,17 +127,25 @@ def _may_equal(a: int | None, b: int | None) -> bool:
 
 
 def answer(graph: Graph, asked: Suppression) -> Field:
-    _, to = outputs_of(graph)
-    classes = graph.outputs[to].shape[1]
-    places = next((each.shape[0] for each in graph.outputs if each.shape[0] is not None), None)
-    rows = None if None in (places, classes) else min(asked.most, (places or 0) * (classes or 0))
+    found = outputs_of(graph, asked)
+    rows = None
+    if found.places is not None and found.classes is not None:
+        rows = min(asked.most, found.places * found.classes)
     return Field("detections", "detections", (rows, 6), open_size=asked.most)
 
 
-def detections(boxes: Tensor, scores: Tensor, asked: Suppression) -> Tensor:
-    """(B, K, 6) of boxes (B, N, 4) and scores (B, N, C). Raise StudyError where they are of other sizes."""
+def detections(answers: Sequence[Tensor], graph: Graph, asked: Suppression) -> Tensor:
+    """(B, K, 6) of what the network answers. Raise StudyError where boxes and scores are of other sizes."""
     from torchvision.ops import nms
 
+    told = outputs_of(graph, asked)
+    boxes, scores = answers[told.boxes], answers[told.scores]
+    anything = None
+    if told.is_one:
+        whole = boxes.mT if told.is_turned else boxes
+        boxes, scores = whole[..., :4], whole[..., 4:]
+        if asked.objectness:
+            anything, scores = scores[..., :1], scores[..., 1:]
     if boxes.shape[2] != 4 or boxes.shape[1] != scores.shape[1]:
         sizes = " and ".join(f"({each.shape[1]}, {each.shape[2]})" for each in (boxes, scores))
         raise StudyError(
@@ -81,8 +153,11 @@ def detections(boxes: Tensor, scores: Tensor, asked: Suppression) -> Tensor:
         )
     if asked.scores == "sigmoid":
         scores = scores.sigmoid()
+        anything = None if anything is None else anything.sigmoid()
     elif asked.scores == "softmax":
         scores = scores.softmax(-1)
+    if anything is not None:
+        scores = scores * anything
     if asked.boxes == "centre":
         middle, half = boxes[..., :2], boxes[..., 2:] * 0.5
         boxes = torch.cat([middle - half, middle + half], -1)
@@ -103,7 +178,7 @@ def detections(boxes: Tensor, scores: Tensor, asked: Suppression) -> Tensor:
     return torch.where(best.unsqueeze(2) > 0, found, found.new_tensor(NONE))
 
 
-def write(added: Added, boxes: str, scores: str, out: str, asked: Suppression) -> None:
+def write(added: Added, answers: Sequence[str], out: str, graph: Graph, asked: Suppression) -> None:
     """The same with ONNX's operators, from the values of these names to that of `out`."""
     from onnx import TensorProto
 
@@ -112,10 +187,24 @@ def write(added: Added, boxes: str, scores: str, out: str, asked: Suppression) -
     def whole(*values: int) -> str:
         return number(values, np.int64)
 
-    if asked.scores != "given":
-        scores = node("Sigmoid", [scores]) if asked.scores == "sigmoid" else node("Softmax", [scores], axis=-1)
+    def columns(of: str, low: int, high: int) -> str:
+        return node("Slice", [of, whole(low), whole(high), whole(2)])
+
+    told = outputs_of(graph, asked)
+    boxes, scores = answers[told.boxes], answers[told.scores]
+    anything = ""
+    if told.is_one:
+        joined = node("Transpose", [boxes], perm=[0, 2, 1]) if told.is_turned else boxes
+        boxes, scores = columns(joined, 0, 4), columns(joined, 5 if asked.objectness else 4, LAST)
+        anything = columns(joined, 4, 5) if asked.objectness else ""
+    if asked.scores == "sigmoid":
+        scores, anything = node("Sigmoid", [scores]), node("Sigmoid", [anything]) if anything else ""
+    elif asked.scores == "softmax":
+        scores = node("Softmax", [scores], axis=-1)
+    if anything:
+        scores = node("Mul", [scores, anything])
     if asked.boxes == "centre":
-        middle, size = (node("Slice", [boxes, whole(low), whole(high), whole(2)]) for low, high in ((0, 2), (2, 4)))
+        middle, size = columns(boxes, 0, 2), columns(boxes, 2, 4)
         half = node("Mul", [size, number(0.5)])
         boxes = node("Concat", [node("Sub", [middle, half]), node("Add", [middle, half])], axis=2)
     by_class = node("Transpose", [scores], perm=[0, 2, 1])  # (B, C, N)

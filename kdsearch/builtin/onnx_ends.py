@@ -53,7 +53,7 @@ class Asked:
         found: dict[str, Any] = {"input": self.input}
         if self.input != "prepared":
             found["layout"] = self.layout
-        return {**found, "output": self.output, **(vars(self.suppression) if self.output == "boxes" else {})}
+        return {**found, "output": self.output, **(self.suppression.about if self.output == "boxes" else {})}
 
 
 def ends_of(asked: Asked, graph: Graph, told: Mapping[str, Any]) -> Ends | None:
@@ -154,8 +154,7 @@ class _Whole(nn.Module):
             inputs = (x * self.factor + self.shift,)  # type: ignore[operator]
         answers = tuple(named(self.module(*inputs), self.names).values())
         if self.asked.output == "boxes":
-            boxes, scores = (answers[at] for at in onnx_boxes.outputs_of(self.graph))
-            return (onnx_boxes.detections(boxes, scores, self.asked.suppression),)
+            return (onnx_boxes.detections(answers, self.graph, self.asked.suppression),)
         if self.asked.output == "probabilities":
             return (answers[0].softmax(self.axis),)
         return (answers[0].argmax(self.axis),) if self.asked.output == "class" else answers
@@ -240,8 +239,7 @@ def _before(added: Added, name: str, inside: str, asked: Asked, sizes: Sequence[
 def _after(added: Added, answers: Sequence[str], out: str, asked: Asked, graph: Graph) -> None:
     """From what the network answers to what is asked for."""
     if asked.output == "boxes":
-        boxes, scores = (answers[at] for at in onnx_boxes.outputs_of(graph))
-        onnx_boxes.write(added, boxes, scores, out, asked.suppression)
+        onnx_boxes.write(added, answers, out, graph, asked.suppression)
     elif asked.output == "probabilities":
         added.node("Softmax", answers, out, axis=graph.outputs[0].class_axis)
     else:

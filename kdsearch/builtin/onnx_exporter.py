@@ -19,7 +19,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
-from kdsearch.builtin.onnx_boxes import Corners, Scores, Suppression
+from kdsearch.builtin.onnx_boxes import Corners, Places, Scores, Suppression
 from kdsearch.builtin.onnx_ends import Asked, Input, Layout, Output, attach, ends_of
 from kdsearch.errors import RefusedError, UserError
 from kdsearch.kinds import Batch, Call, Ends, Exporter, Field, Graph, Options
@@ -78,8 +78,9 @@ class OnnxOptions(Options):
     output: Output = Option(
         "raw",
         description="what a file answers: raw = what the network does; of one that scores classes, probabilities = their softmax, "
-        "class = the index of the largest; of one that answers boxes (N, 4) and scores (N, C), boxes = those that non-maximum "
-        "suppression leaves, (K, 6): x1, y1, x2, y2, score, class, the best first, filled up with rows of class -1",
+        "class = the index of the largest; of one that answers boxes (N, 4) and scores (N, C), or both as (N, 4 + C), boxes = "
+        "those that non-maximum suppression leaves, (K, 6): x1, y1, x2, y2, score, class, the best first, filled up with rows of "
+        "class -1",
     )
     boxes: Corners = Option(
         "corners",
@@ -93,12 +94,22 @@ class OnnxOptions(Options):
     )
     least: float = Option(0.05, ge=0, lt=1, description="of boxes: what does not score above is none")
     most: int = Option(100, ge=1, le=10_000, description="of boxes: so many a sample, the best")
+    places: Places = Option(
+        "auto", description="of boxes and scores in one output: which axis counts the places; auto = the longer one"
+    )
+    objectness: bool = Option(
+        False,
+        description="of boxes and scores in one output: whether the fifth column scores that there is anything; scores are "
+        "multiplied by it",
+    )
 
     @model_validator(mode="after")
     def _check_boxes(self) -> OnnxOptions:
-        of_boxes = sorted(self.model_fields_set & {"boxes", "scores", "iou", "least", "most"})
+        of_boxes = sorted(self.model_fields_set & {"boxes", "scores", "iou", "least", "most", "places", "objectness"})
         if of_boxes and self.output != "boxes":
             raise ValueError(f"'output: boxes' beside {', '.join(of_boxes)}, which nothing else heeds")
+        if self.objectness and self.scores == "softmax":
+            raise ValueError("'scores: given' or 'sigmoid' beside 'objectness: true'")
         return self
 
 
@@ -141,7 +152,9 @@ class OnnxExporter(Exporter[OnnxOptions]):
     @property
     def _asked(self) -> Asked:
         told = self.options
-        suppression = Suppression(told.boxes, told.scores, told.iou, told.least, told.most)
+        suppression = Suppression(
+            told.boxes, told.scores, told.iou, told.least, told.most, told.places, told.objectness
+        )
         return Asked(told.input, told.layout, told.output, suppression)
 
     def label(self, file: Path, about: Mapping[str, str]) -> None:

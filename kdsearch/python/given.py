@@ -41,6 +41,8 @@ class _Inside(TypedDict, total=False):
     iou: FiniteFloat
     least: FiniteFloat
     most: int
+    places: str
+    objectness: bool
 
 
 @dataclass(frozen=True)

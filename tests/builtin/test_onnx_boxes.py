@@ -151,6 +151,88 @@ def test_nothing_is_found_where_nothing_scores(wide):
     assert (found == [0, 0, 0, 0, 0, -1]).all()
 
 
+class Joined(nn.Module):
+    """Boxes and scores in one, with a score of there being anything between, if there is one; rows and columns exchanged."""
+
+    def __init__(self, turned):
+        super().__init__()
+        self.turned = turned
+
+    def forward(self, told):
+        return told.transpose(1, 2) if self.turned else told
+
+
+@pytest.mark.parametrize("form", ["corners", "centre"])
+@pytest.mark.parametrize("way", ["given", "sigmoid"])
+@pytest.mark.parametrize("objectness", [False, True])
+@pytest.mark.parametrize(("turned", "places"), [(False, "auto"), (True, "auto"), (False, "first"), (True, "last")])
+def test_boxes_and_scores_in_one(turned, places, objectness, way, form, tmp_path):
+    columns = 4 + CLASSES + objectness
+    shape = (columns, PLACES) if turned else (PLACES, columns)
+    told = Field("told", "sequence", (PLACES, columns))
+    graph = Graph(Joined(turned).eval(), (told,), (Field("joined", "sequence", shape),))
+    asked, more = {"iou": 0.413, "least": 0.05, "most": 12}, {"scores": way, "boxes": form, "places": places}
+    exporter = OnnxExporter(OnnxOptions(engine="torchscript", output="boxes", objectness=objectness, **asked, **more))
+    ends, file = exporter.ends(graph, {}), tmp_path / "net.onnx"
+    exporter.write(graph, Batch(("a", "b"), {"told": torch.zeros(2, PLACES, columns)}), file)
+    exporter.finish(file, ends)
+    session = open_session(file)
+    assert session.get_outputs()[0].shape[1:] == [12, 6]
+    assert {name: ends.about.get(name) for name in ("places", "objectness")} == {
+        "places": None if places == "auto" else places, "objectness": objectness or None,
+    }  # fmt: skip
+    for seed in range(4):
+        boxes, scores = drawn(seed)
+        values = as_told(boxes, scores, way, form)
+        if objectness:
+            rng = np.random.default_rng(seed)
+            anything = rng.uniform(0.2, 1, (2, PLACES, 1))
+            scores = scores * anything
+            anything = np.log(anything / (1 - anything)) if way == "sigmoid" else anything
+            values = np.concatenate([values[..., :4], anything, values[..., 4:]], 2).astype(np.float32)
+        expected = np.stack([by_hand(*each, **asked) for each in zip(boxes, scores, strict=True)])
+        assert session.run(None, {"told": values})[0] == pytest.approx(expected, abs=1e-4)
+        assert ends.graph.module(torch.from_numpy(values))[0].numpy() == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "said"),
+    [
+        (
+            (7, 7),
+            {},
+            "export.exporter.options.places: joined (7, 7): which axis counts places is not evident. Expected first or",
+        ),
+        ((None, None), {}, "export.exporter.options.places: joined (?, ?): which axis counts places"),
+        ((30, 5), {"objectness": True}, "the network answers joined (30, 5)"),
+        ((30, 7), {"places": "last"}, None),
+        ((4, 30), {}, "the network answers joined (4, 30)"),
+        ((None, 7), {}, None),
+        ((7, None), {}, None),
+        ((None, None), {"places": "first"}, None),
+    ],
+)
+def test_which_axis_counts_places(shape, options, said):
+    exporter = OnnxExporter(OnnxOptions(output="boxes", **options))
+    graph = Graph(nn.Identity(), (TOLD,), (Field("joined", "sequence", shape),))
+    if said is not None:
+        with pytest.raises(StudyError) as caught:
+            exporter.ends(graph, {})
+        assert said in str(caught.value)
+        return
+    (rows, columns) = exporter.ends(graph, {}).graph.outputs[0].shape
+    assert columns == 6
+    assert rows == (None if None in shape else 100)
+
+
+def test_columns_of_one_output_alone():
+    for options, said in (({"places": "first"}, "places"), ({"objectness": True}, "objectness")):
+        with pytest.raises(StudyError, match=rf"options\.{said}: boxes and scores are outputs of their own"):
+            OnnxExporter(OnnxOptions(output="boxes", **options)).ends(graph_of(), {})
+    with pytest.raises(ValidationError, match="'scores: given' or 'sigmoid' beside 'objectness: true'"):
+        OnnxOptions(output="boxes", objectness=True, scores="softmax")
+
+
 def test_boxes_are_the_output_of_four_columns(tmp_path):
     boxes, scores = drawn(0)
     told = as_told(boxes, scores, "given", "corners")
@@ -329,7 +411,7 @@ def test_a_changed_weight_is_found(detector, tmp_path, capsys):
 def test_a_file_of_boxes_answers_them_once(detector, tmp_path, capsys):
     asked = ["compress", str(detector / "make-fp32.onnx"), "--out", str(tmp_path / "out"), *ASKED]
     assert main(asked) == 2
-    assert "the network answers detections (100, 6)" in capsys.readouterr().err
+    assert "--output: the file answers boxes already. Expected raw." in capsys.readouterr().err
     assert main([*asked[:4], "--format", "onnx-int4"]) == 0, "its boxes are compared as such"
 
 
