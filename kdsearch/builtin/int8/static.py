@@ -66,6 +66,11 @@ def calibrated(model: Any, asked: Int8Options, rows: Sequence[Row], work: Path, 
     if asked.per_channel and (grouped := _grouped(model)):
         notes.append(f"in fp32, since onnxruntime has no such layer with a scale a channel: {', '.join(grouped)}")
         kept += grouped
+    if not layers_only and (joined := _joined_behind(model, layers)):
+        notes.append(
+            f"in fp32, since one scale does not fit all that is joined behind the last layers: {len(joined)} operators there"
+        )
+        kept += joined
     ranges, boundless = _ranges(model, rows, asked.calibration, layers_only)
     shifts: Mapping[str, Any] = {}
     if asked.correct_bias:
@@ -138,6 +143,45 @@ def _boundless(made: Any, model: Any, rows: Sequence[Row]) -> set[str]:
     wide = [name for name, scale in widest.items() if name not in lost and scale > LEAST / 255]
     seen = observed(model, rows, wide) if wide else {}
     return lost | {name for name, values in seen.items() if math.isfinite(beyond(values))}
+
+
+def _joined_behind(model: Any, layers: Collection[str]) -> list[str]:
+    """Nodes behind the last layers, with all that is computed beside them there, where a Concat joins several computed tensors.
+
+    As boxes of hundreds of pixels and scores below 1 are, in a detector's one output: 8 bits for both tell no scores apart. What
+    follows is arithmetic on few numbers, which costs little in fp32.
+    """
+    from onnx import TensorProto
+
+    nodes = model.graph.node
+    makers = {name: node for node in nodes for name in node.output}
+    leads = set[str]()  # values that a layer reads, at last
+    behind = []
+    for node in reversed(nodes):
+        if node.name in layers or leads & {*node.output}:
+            leads.update(node.input)
+        else:
+            behind.append(node)
+    typed = (*model.graph.value_info, *model.graph.output)
+    floats = {each.name for each in typed if each.type.tensor_type.elem_type == TensorProto.FLOAT}
+    joining = [
+        node for node in behind
+        if node.op_type == "Concat" and node.output[0] in floats and sum(each in makers for each in node.input) > 1
+    ]  # fmt: skip
+    found, names = {node.name for node in joining}, {node.name for node in behind}
+    values = {name for node in joining for name in (*node.input, *node.output)} & makers.keys()
+    while True:  # whatever there shares a value with them
+        more = [node for node in behind if node.name not in found and values & {*node.input, *node.output}]
+        if not more:
+            break
+        found |= {node.name for node in more}
+        values |= {
+            name
+            for node in more
+            for name in (*node.input, *node.output)
+            if name in makers and makers[name].name in names
+        }
+    return [node.name for node in nodes if node.name in found]
 
 
 def _grouped(model: Any) -> list[str]:
