@@ -40,7 +40,9 @@ def compress(
             help="What MODEL was trained on: imagenet, none, -1..1 or 0..255; auto: what it says itself, or tried on validation.",
         ),
     ] = "auto",
-    input_shape: Annotated[str, option("--input-shape", help="3,224,224, where neither data nor network say it.")] = "",
+    input_shape: Annotated[
+        str, option("--input-shape", help="3,224,224, where neither data nor network say it, or a file leaves it open.")
+    ] = "",
     weights: Annotated[Path | None, option("--weights", help="FILE.safetensors for the network.")] = None,
     teacher: Annotated[
         str | None, option("--teacher", help="What recovery learns from, named as MODEL is; default: MODEL itself.")

@@ -21,6 +21,7 @@ from kdsearch.python.fed import in_its_own
 from kdsearch.python.formats import Form, Formats, Job, files_of, forms_of
 from kdsearch.python.given import Given
 from kdsearch.python.networks import (
+    SIZE_SAID,
     OnnxNetwork,
     as_data,
     counted,
@@ -28,6 +29,7 @@ from kdsearch.python.networks import (
     io_without_data,
     is_untrained,
     network,
+    sized,
 )
 from kdsearch.python.own_data import (
     Data,
@@ -85,7 +87,7 @@ def compress(
         out: a folder for files and cards.
         data: a data set's name, a .npz file, or a folder of images. data_options: its own. normalize: what the network
             was trained on, "imagenet" or "none"; "auto" is of an ONNX file what it says itself, else what validation shows.
-        input_shape: (C, H, W) where neither data nor the network say it.
+        input_shape: (C, H, W) where neither data nor the network say it; of an ONNX file that leaves sizes open.
         teacher: what recovery learns from; None = the network as it was.
         prune: {"params": share that stays}, {"macs": ...} or {"latency_ms": measured in onnxruntime}, and further options of the
             pruner, {"macs": 0.7, "importance": "taylor"}. pruner: its name.
@@ -125,7 +127,7 @@ def compress(
                 "--data or --calibration FOLDER, whose images it is of",
             ),
             "--calibration": (not is_brought or data is None or quantizes, "a format that is quantised, or no --data"),
-            "--input-shape": (not input_shape or (data is None and not is_file), "none: the file or the data say it"),
+            "--input-shape": (not input_shape or data is None, SIZE_SAID),
         }
     )
     _check_folder(out)
@@ -154,7 +156,7 @@ def compress(
         )
     seen = None
     if is_brought and opened is None:
-        seen = seen_of(calibration, io, net, given, normalize, None, seed)
+        seen = seen_of(calibration, io, net, given, normalize, None, seed, is_sized=bool(input_shape))
         given = seen.given
     before = Model(
         net, tuple(each.name for each in io.inputs), outputs=tuple(each.name for each in io.outputs), name=called
@@ -241,7 +243,8 @@ def _check_heeded(options: Mapping[str, tuple[Any, str]]) -> None:
 def _io(net: nn.Module, called: str, opened: Data | None, shape: Sequence[int] | None) -> IO:
     """What the network reads and answers: the data's, a file's own, or what a pass shows."""
     if isinstance(net, OnnxNetwork):
-        return net.io if opened is None else as_data(net.io, opened.io, net.file)
+        own = net.io if opened is None else as_data(net.io, opened.io, net.file)
+        return sized(own, shape) if shape else own
     if opened is not None:
         return opened.io
     shape = shape or input_shape_of(net, called)
@@ -275,7 +278,9 @@ def _as_typed() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        error.path = error.path.replace("export.exporter.options.", "--", 1)
+        option = error.path.removeprefix("export.exporter.options.")
+        if option != error.path:
+            error.path = f"--{option}" if option in ("input", "layout", "output") else f"--output boxes,{option}"
         raise
 
 

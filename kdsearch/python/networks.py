@@ -34,6 +34,7 @@ ELEMENTS = {
     "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(uint8)": "uint8", "tensor(int8)": "int8",
 }  # fmt: skip
 
+SIZE_SAID = "none: the file or the data say it"
 OWN_KINDS = ("logits", "scores", "value")  # which tasks call their output by
 
 
@@ -202,6 +203,23 @@ def as_data(io: IO, data: IO, file: Path) -> IO:
         tuple(replace(a, kind=b.kind) for a, b in zip(io.inputs, data.inputs, strict=True)),
         tuple(replace(a, kind=b.kind, classes_at=b.classes_at) for a, b in zip(io.outputs, data.outputs, strict=True)),
     )
+
+
+def sized(io: IO, shape: Sequence[int]) -> IO:
+    """With this size where a file leaves sizes open. Raise StudyError where it leaves none, or they are not one number."""
+    image = io.inputs[0]
+    if len(io.inputs) > 1 or None not in image.shape:
+        raise StudyError("nothing here heeds it", path="--input-shape", expected=SIZE_SAID)
+    fits = len(shape) == len(image.shape) and all(own in (None, n) for own, n in zip(image.shape, shape, strict=True))
+    sizes = {n for own, n in zip(image.shape, shape, strict=False) if own is None}
+    if not fits or len(sizes) > 1:
+        own = ",".join("N" if each is None else str(each) for each in image.shape)
+        raise StudyError(
+            f"got {','.join(map(str, shape))}",
+            path="--input-shape",
+            expected=f"{own} as the file reads, one number for N",
+        )
+    return IO((replace(image, open_size=sizes.pop()),), io.outputs)
 
 
 def kind_of(shape: Sequence[int | None]) -> str:

@@ -60,18 +60,26 @@ def is_images(brought: Any) -> bool:
 
 
 def seen_of(
-    brought: Any, io: IO, net: nn.Module, given: Given, normalize: str, own: Normalization | None, seed: int
+    brought: Any,
+    io: IO,
+    net: nn.Module,
+    given: Given,
+    normalize: str,
+    own: Normalization | None,
+    seed: int,
+    is_sized: bool = False,
 ) -> Seen:
     """Samples from a folder of images, a .npz, an array, or arrays by the inputs' names.
 
     Args:
         normalize: what the network was trained on; "auto": `own` (as other data have it), what its file says, or timm.
+        is_sized: whether `open_size` of an input is what images are fed in.
 
     Raises:
         StudyError, DataError: what was brought is no such thing, has not the network's inputs, or holds fewer than two samples.
     """
     if is_images(brought):
-        return _of_images(Path(brought), io, net, given, normalize, own, seed)
+        return _of_images(Path(brought), io, net, given, normalize, own, seed, is_sized)
     if isinstance(brought, str | Path):
         if Path(brought).suffix.lower() != ".npz":
             problem = f"got '{brought}'" if os.path.lexists(brought) else f"there is no '{brought}'"
@@ -92,7 +100,14 @@ def seen_of(
 
 
 def _of_images(
-    folder: Path, io: IO, net: nn.Module, given: Given, normalize: str, own: Normalization | None, seed: int
+    folder: Path,
+    io: IO,
+    net: nn.Module,
+    given: Given,
+    normalize: str,
+    own: Normalization | None,
+    seed: int,
+    is_sized: bool,
 ) -> Seen:
     """Scaled so that they cover what the network reads, and the middle of them, as `predict.py` does."""
     image = io.inputs[0]
@@ -105,15 +120,14 @@ def _of_images(
             expected="one grey or RGB image, or a .npz with its inputs",
         )
     channels = image.sizes[axis]
-    sides: list[int | None] = [size for at, size in enumerate(image.shape) if at != axis]
+    shape = image.sizes if is_sized else image.shape
+    sides: list[int | None] = [size for at, size in enumerate(shape) if at != axis]
     if None in sides:
         sides = list(given.preprocessing.get("size") or sides)
     height, width = sides
     if height is None or width is None:
         raise StudyError(
-            "nobody knows which size of images the network is fed",
-            path="--calibration",
-            expected="a .npz of images as it reads them",
+            "nobody knows which size of images the network is fed", path="--input-shape", expected="such as 3,224,224"
         )
     files = image_files(folder)
     at_a_time = channels * height * width * image.torch_dtype.itemsize

@@ -444,6 +444,9 @@ def test_an_onnx_file_that_does_not_say_its_sizes(tmp_path, capsys):
     assert found.shape == (2, 100, 6)
     assert main(["verify", str(out / "det-fp32.onnx")]) == 0
     capsys.readouterr()
+    assert main(["compress", opened("b", tmp_path / "det.onnx"), "--out", str(tmp_path / "other"), *ASKED]) == 2
+    said = "--output boxes,places: b (?, ?): which axis counts places is not evident. Expected first or last."
+    assert said in capsys.readouterr().err
     assert main(["compress", opened("sb", tmp_path / "det.onnx"), "--out", str(tmp_path / "other"), *ASKED]) == 2
     assert "--output: the network answers (80, 5) and (80, 4). Expected boxes (N, 4)" in capsys.readouterr().err
     assert not list((tmp_path / "other").glob("*"))

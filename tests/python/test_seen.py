@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -141,7 +142,7 @@ def test_what_nobody_says_is_asked_for(photos):
     assert float(found.calibration["x"].min()) < -0.5
     with pytest.raises(StudyError, match="--normalize: got 'imagenett'"):
         seen(photos, io_of(3, 16, 16), normalize="imagenett")
-    with pytest.raises(StudyError, match="nobody knows which size"):
+    with pytest.raises(StudyError, match="--input-shape: nobody knows which size"):
         seen(photos, io_of(3, None, None))
     told = {"size": [16, 8], "mean": [0.0] * 3, "std": [1.0] * 3, "channels": 3, "labels": "kept"}
     known = Given(preprocessing=told)
@@ -340,6 +341,33 @@ def test_a_folder_makes_files_of_pixels(photos, tmp_path, capsys, monkeypatch):
         main(["compress", str(out / "Net-fp32.onnx"), "--calibration", str(photos), "--out", str(tmp_path / "again")])
         == 0
     )
+
+
+def test_a_file_of_open_sizes_is_told_one(photos, tmp_path, capsys):
+    """As detectors are often exported: noise and images are of the size that is asked for, and all others go on working."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 4, 16, 16), nn.ReLU(), nn.Conv2d(4, 7, 1), nn.Flatten(2))
+    file, size = tmp_path / "open.onnx", {0: "n", 2: "h", 3: "w"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            body.eval(), (torch.zeros(1, 3, 48, 48),), file, dynamo=False, input_names=["x"], output_names=["y"],
+            dynamic_axes={"x": size, "y": {0: "n", 2: "places"}},
+        )  # fmt: skip
+    asked = ["compress", str(file), "--format", "onnx-int8", "--normalize", "none"]
+    asked += ["--output", "boxes,places=last", "--out", str(tmp_path / "out")]
+    assert main([*asked, "--calibration", str(photos)]) == 2
+    assert "--input-shape: nobody knows which size of images the network is fed" in capsys.readouterr().err
+    assert main([*asked, "--calibration", str(photos), "--input-shape", "3,96,96"]) == 0
+    session = open_session(tmp_path / "out" / "open-int8.onnx")
+    assert session.get_inputs()[0].shape[2:] == ["h", "w"]
+    assert session.run(None, {"x": np.zeros((2, 3, 64, 128), np.float32)})[0].shape[2] == 6
+    assert main(["verify", str(tmp_path / "out" / "open-int8.onnx")]) == 0
+    capsys.readouterr()
+    for shape in ("1,96,96", "3,96,64", "3,96"):
+        assert main([*asked, "--calibration", str(photos), "--input-shape", shape]) == 2
+        said = f"--input-shape: got {shape}. Expected 3,N,N as the file reads, one number for N"
+        assert said in capsys.readouterr().err
 
 
 def test_normalize_is_of_images(tmp_path, capsys):
