@@ -203,7 +203,7 @@ def compress(
     if opened is None:
         notes.append("no data: no recovery, and nobody knows how good these files are")
     if seen is not None and opened is None:
-        notes.append(f"files are compared on {len(seen.compared)} of {seen.name}: {seen.split}")
+        notes.append(f"files are compared on {len(seen.compared)} {seen.split}, of {seen.name}")
     with _as_typed():
         rows, refused = files_of(job, forms)
     shown.end(is_done=True)

@@ -167,7 +167,7 @@ class Job:
             ("calibrated on noise: nothing is known of the ranges of real samples",) if self.is_noise else ()
         )
         if seen is not None:
-            notes += (f"calibrated on samples of {seen.name}",)
+            notes += (f"calibrated on {seen.name}",)
         if model is not self.model:
             notes += (f"trained as it is quantised for {self.qat_epochs} epochs",)
 

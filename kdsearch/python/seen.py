@@ -96,7 +96,7 @@ def seen_of(
     calibration, compared = (
         Batch(tuple(map(str, at)), {key: each[at] for key, each in tensors.items()}) for at in (shown, held)
     )
-    return Seen(calibration, compared, split, name, given)
+    return Seen(calibration, compared, f"samples {split}", name, given)
 
 
 def _of_images(

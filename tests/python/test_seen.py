@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,11 +268,11 @@ def test_quantizers_see_what_was_brought(tmp_path):
     found = kdsearch.compress(Net().eval(), tmp_path / "own", calibration=x, **asked)
     low, high = input_range(found["exports"][1]["path"])
     assert (low, high) == pytest.approx((-0.25, 0.5), abs=0.01)
-    assert "files are compared on 10 of the caller's samples: held out of calibration" in found["notes"]
+    assert "files are compared on 10 samples held out of calibration, of the caller's samples" in found["notes"]
     card = json.loads((tmp_path / "own" / "Net-int8.json").read_text())
-    assert card["metrics"]["split"] == "held out of calibration"
+    assert card["metrics"]["split"] == "samples held out of calibration"
     assert card["metrics"]["top1_agreement_with_torch"]["n"] == 10
-    assert "calibrated on samples of the caller's samples" in card["quantization"]
+    assert "calibrated on the caller's samples" in card["quantization"]
     noise = kdsearch.compress(Net().eval(), tmp_path / "noise", calibration="random", **asked)
     assert input_range(noise["exports"][1]["path"])[1] > 2
 
@@ -327,7 +328,7 @@ def test_a_folder_makes_files_of_pixels(photos, tmp_path, capsys, monkeypatch):
     asked = ["--input-shape", "3,16,24", "--calibration", str(photos), "--normalize", "-1..1", "--input", "pixels"]
     asked += ["--format", "onnx-fp32", "--format", "onnx-int8", "--allow-code", "own.py:Net", "--out", str(out)]
     assert main(["compress", "own.py:Net", *asked]) == 0
-    assert "note: files are compared on 5 of photos: images held out of calibration" in capsys.readouterr().out
+    assert "note: files are compared on 5 images held out of calibration, of photos" in capsys.readouterr().out
     card = json.loads((out / "Net-int8.json").read_text())
     assert card["use"]["preprocessing"]["mean"] == card["use"]["preprocessing"]["std"] == [0.5] * 3
     assert card["use"]["preprocessing"]["resize"] == "scaled to cover 24x16, the middle 24x16 cut out"
@@ -383,3 +384,31 @@ def test_normalize_is_of_images(tmp_path, capsys):
     assert main([*asked, "random"]) == 2
     assert "--normalize: nothing here heeds it. Expected --data or --calibration FOLDER" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
+    np.savez(tmp_path / "own.npz", x=np.zeros((4, 3, 224, 224), np.float32))
+    assert main([*asked, str(tmp_path / "own.npz")]) == 2, "arrays are as the network reads them already"
+
+
+def test_images_beside_data_are_prepared_as_these(photos, tmp_path):
+    torch.manual_seed(0)
+    pixels = np.random.default_rng(0).integers(100, 156, (60, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", image=pixels, label=np.arange(60) % 3)
+    data = {"data": str(tmp_path / "data.npz"), "max_drop": 1.0, "progress": False}
+    net = Net().eval()
+    found = kdsearch.compress(net, tmp_path / "out", calibration=photos, formats=["onnx-int8"], **data)
+    low, high = input_range(found["exports"][1]["path"])
+    assert low < -3, "pixels of 0..255, by the mean and the small spread of the data"
+    assert high > 3
+
+
+def test_a_file_that_answers_otherwise_is_told(tmp_path):
+    """Three classes that four bits do not tell apart."""
+    net = nn.Linear(512, 3, bias=False).eval()
+    row = torch.linspace(-1, 1, 512)
+    net.weight.data = row + 1e-3 * torch.randn(3, 512, generator=torch.Generator().manual_seed(0))
+    x = np.random.default_rng(0).normal(size=(40, 512)).astype(np.float32)
+    found = kdsearch.compress(
+        net, tmp_path, input_shape=(512,), calibration=x, formats={"onnx-int4": {"rounding": "nearest"}}, progress=False
+    )
+    assert re.search(
+        r"onnx-int4 gives \d+% of the network's answers to samples held out of calibration", " ".join(found["notes"])
+    )
