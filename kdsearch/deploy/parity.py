@@ -349,8 +349,12 @@ def _answer(
         got = call(*probe)
     except Exception as error:  # whatever the runtime raises, the file is of no use at this shape
         why = ", and not at the samples' own length, which may be a number in it" if is_resized else ""
-        problem = f"the file fails at {_shown(probe)}{why}: {str(error).splitlines()[0][:200]}"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+        problem = f"the file fails at {_shown(probe)}{why}: {reason}"
         raise RefusedError(problem) from error
+    if not isinstance(got, Mapping):
+        problem = f"what the exporter loads answers {type(got).__name__}"
+        raise RefusedError(problem, expected=f"tensors by name: {', '.join(each.name for each in outputs)}")
     missing = [each.name for each in outputs if each.name not in got]
     if missing:
         raise RefusedError(f"the file has no output '{missing[0]}'", expected=", ".join(each.name for each in outputs))

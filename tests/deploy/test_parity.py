@@ -112,6 +112,20 @@ def test_another_shape_or_a_missing_output_is_refused():
         compare(TORCH, lambda x: {"other": x}, (X,), (LOGITS,), SAMPLES)
 
 
+def test_an_exporter_that_answers_otherwise_is_told():
+    """A tensor where answers have names, and an error that says nothing."""
+    with pytest.raises(
+        RefusedError, match=r"what the exporter loads answers Tensor\. Expected tensors by name: logits"
+    ):
+        compare(TORCH, lambda x: x, (X,), (LOGITS,), SAMPLES)
+
+    def fails(x):
+        raise ZeroDivisionError
+
+    with pytest.raises(RefusedError, match="the file fails at 1x5x3: ZeroDivisionError"):
+        compare(TORCH, fails, (X,), (LOGITS,), SAMPLES)
+
+
 def test_too_few_sizes_is_a_mistake_of_the_caller():
     for sizes in ((1, 2), (2, 3, 4)):
         with pytest.raises(ValueError, match="at least three"):
