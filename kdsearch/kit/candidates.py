@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from itertools import islice, product
 from math import prod
@@ -31,16 +32,16 @@ class Tried:
     """Remembers the keys of the history between asks: a space's canonical form is worked out once a candidate."""
 
     def __init__(self) -> None:
-        self._keys: Folded[set[str]] = Folded()
+        self._keys: Folded[set[bytes]] = Folded()
 
     def of(self, space: SearchSpace[Any] | None, told: Sequence[Trial]) -> Distinct:
         """`told` in order of number."""
 
-        def add(keys: set[str], trial: Trial) -> None:
-            keys.add(key_of(space, trial.spec, trial.values))
+        def add(keys: set[bytes], trial: Trial) -> None:
+            keys.add(_mark(space, trial.spec, trial.values))
 
         ended, others = self._keys.of(space, told, set, add)
-        return Distinct(space, ended, {key_of(space, trial.spec, trial.values) for trial in others})
+        return Distinct(space, ended, {_mark(space, trial.spec, trial.values) for trial in others})
 
 
 class Distinct:
@@ -49,21 +50,21 @@ class Distinct:
     `others`: keys of the trials from the first on that runs.
     """
 
-    def __init__(self, space: SearchSpace[Any] | None, ended: Set[str], others: Set[str] = frozenset()) -> None:
+    def __init__(self, space: SearchSpace[Any] | None, ended: Set[bytes], others: Set[bytes] = frozenset()) -> None:
         self._space, self._ended, self._others = space, ended, others
-        self._asked: set[str] = set()
+        self._asked: set[bytes] = set()
 
     def has_ended(self, ask: Ask) -> bool:
         """Whether it is one of the trials before the first that runs: no history that goes on asks for it again."""
-        return key_of(self._space, ask.spec, ask.values) in self._ended
+        return _mark(self._space, ask.spec, ask.values) in self._ended
 
     def is_tried(self, ask: Ask) -> bool:
-        key = key_of(self._space, ask.spec, ask.values)
+        key = _mark(self._space, ask.spec, ask.values)
         return key in self._ended or key in self._others
 
     def add(self, ask: Ask) -> bool:
         """Whether this one is new; from now on it is not."""
-        key = key_of(self._space, ask.spec, ask.values)
+        key = _mark(self._space, ask.spec, ask.values)
         is_new = key not in self._ended and key not in self._others and key not in self._asked
         self._asked.add(key)
         return is_new
@@ -74,6 +75,11 @@ def key_of(space: SearchSpace[Any] | None, spec: Mapping[str, Any] | None, value
     if space is not None and spec is not None and type(space).key is not SearchSpace.key:
         return space.key(space.parse(dict(spec))) + encode(dict(values))
     return encode([spec, dict(values)])
+
+
+def _mark(space: SearchSpace[Any] | None, spec: Mapping[str, Any] | None, values: Mapping[str, Value]) -> bytes:
+    """What is remembered of a candidate: a fourth of its key's memory, however long the key."""
+    return hashlib.sha256(key_of(space, spec, values).encode()).digest()[:16]
 
 
 def ask_of(space: SearchSpace[Any] | None, spec: Any, values: Mapping[str, Value]) -> Ask:

@@ -98,6 +98,7 @@ class TrialLog:
                 f"'{key}' has {len(study.directions)} objectives", file=printable(storage), expected=str(self._n)
             )
         self._study_id = study._study_id
+        self._ranges: dict[tuple[str, str], tuple[str, BaseDistribution]] = {}  # name, range as written -> both
         self._known: dict[int, tuple[int, Trial]] = {}  # number -> Optuna's id, the trial as it was put last
         with as_ours(storage):
             self._patiently(self._look)
@@ -224,6 +225,17 @@ class TrialLog:
 
     def _end(self, id: int, trial: Trial) -> None:
         self._storage.set_trial_state_values(id, STATES[trial.state], self._values(trial))
+        if isinstance(self.place, Path):
+            self._share(self._storage.get_trial(id))
+
+    def _share(self, frozen: FrozenTrial) -> None:
+        """One range and name a parameter for all trials: the journal makes them anew for each, half of what it holds of one."""
+        told = frozen.distributions.items()
+        names = [
+            self._ranges.setdefault((name, repr(each)), (name, each)) for name, each in told
+        ]  # True is 1, but not so written
+        frozen.params = {name: frozen.params[name] for name, _ in names}
+        frozen.distributions = dict(names)
 
     def _values(self, trial: Trial) -> list[float] | None:
         return self.board.values(trial.losses) if trial.state == "complete" else None

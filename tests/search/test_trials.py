@@ -110,6 +110,28 @@ def test_a_put_costs_the_same_after_many(tmp_path: Path, monkeypatch: pytest.Mon
     assert costs[149][1] < 1.2 * costs[10][1]
 
 
+def test_trials_share_their_ranges_in_memory(tmp_path: Path) -> None:
+    """The journal makes an object a parameter and trial, which would be half of what thousands of trials hold. True is not 1."""
+    one, other = (
+        Board({"loss": "min"}, dims={"a": DIMS[0], "c": Dim("c", Range(choices=choices))})
+        for choices in ((1, 2), (True, 2))
+    )
+    log = TrialLog(tmp_path / "t.journal", "k", one)
+    for number in range(4):
+        log.board = other if number == 3 else one
+        trial = Trial(number, {"a": 1, "c": log.board.dims["c"].range.choices[0]}, None, "running")
+        log.put(trial)
+        log.put(replace(trial, state="complete", losses=(1.0,), curve=((1.0, (1.0,)),)))
+    first, second, _, last = log._storage.get_all_trials(log._study_id, deepcopy=False)
+    assert all(first.distributions[name] is second.distributions[name] for name in ("a", "c"))
+    assert all(one is two for one, two in zip(first.params, second.params, strict=True)), "names, too"
+    assert first.distributions["a"] is last.distributions["a"]
+    assert (first.params["c"], last.params["c"]) == (1, True)
+    assert [type(each.params["c"]) for each in (first, last)] == [int, bool]
+    assert last.distributions["c"].choices[0] is True
+    assert optuna_trials(tmp_path / "t.journal") == log._storage.get_all_trials(log._study_id)
+
+
 def test_any_storage_of_optuna_will_do(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'trials.db'}"
     log = TrialLog(url, "k", ONE)
