@@ -34,14 +34,14 @@ class Columns:
     def __init__(self, split: str, columns: Mapping[str, Any], target: str = "label") -> None:
         self.split, self.target = split, target
         self.columns = {name: _column(split, name, values) for name, values in columns.items()}
-        for name in sorted(self.columns.keys() - TASKS.keys()):
-            _check_finite(name, self.columns[name], range(len(self)), split)
         lengths = {name: len(values) for name, values in self.columns.items()}
         if len(set(lengths.values())) > 1:
             shown = ", ".join(f"'{name}' {n}" for name, n in lengths.items())
             raise DataError(
                 f"split '{split}': arrays of different length ({shown})", expected="one row a sample in each"
             )
+        for name in sorted(self.columns.keys() - TASKS.keys()):
+            _check_finite(name, self.columns[name], range(len(self)), split)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))

@@ -450,6 +450,10 @@ def test_targets_that_are_none(task, data, words):
             ["'x' of sample 2 of split 'train' holds -inf. Expected finite numbers"],
         ),
         (
+            lambda: {"label": np.array([0, 1]), "x": np.array([0.0, 1, np.nan])},
+            ["split 'train': arrays of different length ('label' 2, 'x' 3)"],
+        ),
+        (
             lambda: Listed([{"x": torch.zeros(3), "label": 0}, {"x": torch.tensor([0, np.nan, 0]), "label": 1}]),
             ["'x' of sample 1 of split 'train' holds nan. Expected finite numbers"],
         ),
