@@ -128,6 +128,9 @@ def _may_equal(a: int | None, b: int | None) -> bool:
 
 def answer(graph: Graph, asked: Suppression) -> Field:
     found = outputs_of(graph, asked)
+    for each in (graph.outputs[found.boxes], graph.outputs[found.scores]):
+        if each.dtype != "float32":
+            raise StudyError(f"{each.name} is {each.dtype}", path=PATH, expected="float32")
     rows = None
     if found.places is not None and found.classes is not None:
         rows = min(asked.most, found.places * found.classes)

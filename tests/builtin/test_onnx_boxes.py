@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -257,6 +258,15 @@ def test_what_answers_no_boxes_is_refused(outputs):
     with pytest.raises(StudyError, match=r"the network answers .*Expected boxes \(N, 4\)") as caught:
         exporter.ends(Graph(nn.Identity(), (TOLD,), outputs), {})
     assert caught.value.path == "export.exporter.options.output"
+
+
+@pytest.mark.parametrize(
+    "outputs", [(BOXES, replace(SCORES, dtype="float16")), (replace(BOXES, dtype="float64"), SCORES)]
+)
+def test_boxes_are_of_float32(outputs):
+    """What onnxruntime's own suppression reads, said before any work."""
+    with pytest.raises(StudyError, match=r"(scores is float16|boxes is float64)\. Expected float32"):
+        OnnxExporter(OnnxOptions(output="boxes")).ends(Graph(nn.Identity(), (TOLD,), outputs), {})
 
 
 def test_nothing_judges_boxes():
