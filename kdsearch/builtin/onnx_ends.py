@@ -99,10 +99,17 @@ def _affine(asked: Asked, graph: Graph, told: Mapping[str, Any]) -> tuple[Tensor
     """(C,) factor and shift by which a value of 0..255 becomes what the network reads."""
     if asked.input == "prepared":
         return torch.ones(1), torch.zeros(1)
-    is_image = len(graph.inputs) == 1 and graph.inputs[0].kind == "image" and len(graph.inputs[0].shape) == 3
-    if not is_image or None in graph.inputs[0].shape:
+    image = graph.inputs[0]
+    is_image = len(graph.inputs) == 1 and image.kind == "image" and len(image.shape) == 3
+    if not is_image or None in image.shape:
         kinds = ", ".join(f"{each.name} ({each.kind})" for each in graph.inputs)
         raise StudyError(f"the network reads {kinds}", path=f"{PATH}.input", expected="one image of a fixed size")
+    if image.dtype != "float32" or told.get("channels", image.shape[0]) != image.shape[0]:
+        raise StudyError(
+            f"the network reads {image.name} ({image.dtype} {'x'.join(map(str, image.shape))})",
+            path=f"{PATH}.input",
+            expected="float32 CxHxW",
+        )
     if not told.get("mean") or not told.get("std"):
         raise StudyError(
             "nobody knows how images become what the network reads",

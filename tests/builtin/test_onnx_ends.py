@@ -190,6 +190,20 @@ def test_a_branch_reads_what_is_prepared(tmp_path):
     [
         ({"input": "pixels"}, (IMAGE,), (LOGITS,), {}, "nobody knows how images become"),
         ({"input": "pixels"}, (Field("x", "vector", (4,)),), (LOGITS,), TOLD, "the network reads x (vector)"),
+        (
+            {"input": "pixels"},
+            (Field("x", "image", (12, 10, 1)),),
+            (LOGITS,),
+            {**TOLD, "channels": 1},
+            "the network reads x (float32 12x10x1)",
+        ),
+        (
+            {"input": "any_size"},
+            (Field("x", "image", (3, 12, 10), "float16"),),
+            (LOGITS,),
+            TOLD,
+            "the network reads x (float16 3x12x10)",
+        ),
         ({"output": "class"}, (IMAGE,), (Field("y", "value", (1,)),), TOLD, "the network answers y (value)"),
     ],
 )
