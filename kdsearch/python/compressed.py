@@ -113,6 +113,7 @@ def compress(
     is_file = isinstance(model, OnnxNetwork) or (isinstance(model, str) and model.lower().endswith(".onnx"))
     trains = data is not None and not is_file
     is_noise, is_brought = _calibration(calibration)
+    is_folder = is_brought and is_images(calibration)
     quantizes = any(each.kind != "fp32" for each in forms)
     _check_heeded(
         {
@@ -123,7 +124,7 @@ def compress(
             "data_options": (not data_options or data is not None, "data"),
             "--max-drop": (max_drop is None or data is not None, "--data, by which files are judged"),
             "--normalize": (
-                normalize == "auto" or data is not None or (is_brought and is_images(calibration)),
+                normalize == "auto" or data is not None or is_folder,
                 "--data or --calibration FOLDER, whose images it is of",
             ),
             "--calibration": (not is_brought or data is None or quantizes, "a format that is quantised, or no --data"),

@@ -55,8 +55,15 @@ def feeds(batch: Batch) -> list[dict[str, Any]]:
 
 
 def is_images(brought: Any) -> bool:
-    """Whether it is a folder, whose images have to be prepared."""
-    return isinstance(brought, str | Path) and os.path.isdir(brought)  # of a name that no file system takes, too
+    """Whether it is a folder, whose images have to be prepared. Raise StudyError for a path of neither that nor a .npz."""
+    if not isinstance(brought, str | Path):
+        return False
+    if os.path.isdir(brought):  # of a name that no file system takes, too
+        return True
+    if Path(brought).suffix.lower() != ".npz":
+        problem = f"got '{brought}'" if os.path.lexists(brought) else f"there is no '{brought}'"
+        raise StudyError(problem, path="--calibration", expected=EXPECTED)
+    return False
 
 
 def seen_of(
@@ -81,9 +88,6 @@ def seen_of(
     if is_images(brought):
         return _of_images(Path(brought), io, net, given, normalize, own, seed, is_sized)
     if isinstance(brought, str | Path):
-        if Path(brought).suffix.lower() != ".npz":
-            problem = f"got '{brought}'" if os.path.lexists(brought) else f"there is no '{brought}'"
-            raise StudyError(problem, path="--calibration", expected=EXPECTED)
         name, arrays = Path(brought).name, read_arrays(Path(brought))
     else:
         name = "the caller's samples"

@@ -383,6 +383,8 @@ def test_normalize_is_of_images(tmp_path, capsys):
     ]
     assert main([*asked, "random"]) == 2
     assert "--normalize: nothing here heeds it. Expected --data or --calibration FOLDER" in capsys.readouterr().err
+    assert main([*asked, "photoss"]) == 2
+    assert "--calibration: there is no 'photoss'. Expected" in capsys.readouterr().err, "a folder that is misspelt"
     assert not [*tmp_path.iterdir()]
     np.savez(tmp_path / "own.npz", x=np.zeros((4, 3, 224, 224), np.float32))
     assert main([*asked, str(tmp_path / "own.npz")]) == 2, "arrays are as the network reads them already"
