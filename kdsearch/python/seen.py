@@ -116,13 +116,18 @@ def _of_images(
     """Scaled so that they cover what the network reads, and the middle of them, as `predict.py` does."""
     image = io.inputs[0]
     axis = _channel_axis(image)
-    if len(io.inputs) != 1 or axis is None:
-        read = ", ".join(f"{each.name} ({'x'.join(str(size or '?') for size in each.shape)})" for each in io.inputs)
+    is_bytes = image.dtype == "uint8"
+    if len(io.inputs) != 1 or axis is None or not (is_bytes or image.torch_dtype.is_floating_point):
+        read = ", ".join(
+            f"{each.name} ({each.dtype} {'x'.join(str(size or '?') for size in each.shape)})" for each in io.inputs
+        )
         raise StudyError(
             f"the network reads {read}",
             path="--calibration",
-            expected="one grey or RGB image, or a .npz with its inputs",
+            expected="one grey or RGB image of floats or uint8, or a .npz with its inputs",
         )
+    if is_bytes and normalize != "auto":
+        raise StudyError(f"'{image.name}' is of uint8: images are fed as they are", path="--normalize", expected="auto")
     channels = image.sizes[axis]
     shape = image.sizes if is_sized else image.shape
     sides: list[int | None] = [size for at, size in enumerate(shape) if at != axis]
@@ -136,7 +141,7 @@ def _of_images(
     files = image_files(folder)
     at_a_time = channels * height * width * image.torch_dtype.itemsize
     shown, held, split = _divided(len(files), at_a_time, seed, folder)
-    wanted = None if image.dtype == "uint8" else _normalization(normalize, own, given, net).of(channels)
+    wanted = None if is_bytes else _normalization(normalize, own, given, net).of(channels)
 
     def batch(index: Sequence[int]) -> Batch:
         rows = [_fitted(decode(files[i], channels), height, width) for i in index]

@@ -121,8 +121,10 @@ def test_an_image_of_the_right_size_by_hand(tmp_path):
     assert torch.equal(again, image)
     rows = seen(tmp_path, io_of(2, 2, 3), normalize="none").calibration["x"]
     assert rows.shape == (2, 2, 2, 3), "colours last, where they cannot be first"
-    raw = seen(tmp_path, io_of(3, 1, 2, dtype="uint8", kind="pixels"))
+    raw = seen(tmp_path, io_of(3, 1, 2, dtype="uint8", kind="pixels"), normalize="auto")
     assert torch.equal(raw.calibration["x"][0], torch.from_numpy(pixels).permute(2, 0, 1)), "bytes are as they are"
+    with pytest.raises(StudyError, match="--normalize: 'x' is of uint8: images are fed as they are"):
+        seen(tmp_path, io_of(3, 1, 2, dtype="uint8", kind="pixels"), normalize="imagenet")
 
 
 def test_colours_are_the_first_axis_where_two_may_be(tmp_path):
@@ -154,11 +156,17 @@ def test_what_nobody_says_is_asked_for(photos):
 
 @pytest.mark.parametrize(
     "io",
-    [io_of(5, 16, 16), io_of(16, kind="vector"), IO((*io_of(3, 8, 8).inputs, Field("z", "vector", (2,))), ANSWER)],
+    [
+        io_of(5, 16, 16),
+        io_of(16, kind="vector"),
+        io_of(3, 16, 16, dtype="int32"),
+        IO((*io_of(3, 8, 8).inputs, Field("z", "vector", (2,))), ANSWER),
+    ],
 )
 def test_images_are_for_what_reads_one(io, photos):
     with pytest.raises(
-        StudyError, match=r"--calibration: the network reads x .*Expected one grey or RGB image, or a \.npz"
+        StudyError,
+        match=r"--calibration: the network reads x .*Expected one grey or RGB image of floats or uint8, or a \.npz",
     ):
         seen(photos, io)
 
