@@ -80,7 +80,7 @@ def seen_of(
 
     Args:
         normalize: what the network was trained on; "auto": `own` (as other data have it), what its file says, or timm.
-        is_sized: whether `open_size` of an input is what images are fed in.
+        is_sized: whether `open_size` of an input is what images are fed in, and what arrays have.
 
     Raises:
         StudyError, DataError: what was brought is no such thing, has not the network's inputs, or holds fewer than two samples.
@@ -93,7 +93,7 @@ def seen_of(
         name = "the caller's samples"
         arrays = {str(key): each for key, each in brought.items()} if isinstance(brought, Mapping) else {"": brought}
     place = Path(brought) if isinstance(brought, str | Path) else None
-    tensors = _inputs(arrays, io, place)
+    tensors = _inputs(arrays, io, place, is_sized)
     n = len(next(iter(tensors.values())))
     sample_bytes = sum(each[:1].numel() * each.element_size() for each in tensors.values())
     shown, held, split = _divided(n, sample_bytes, seed, place)
@@ -230,7 +230,7 @@ def _parts(batch: Batch, size: int = 32) -> list[Batch]:
     return [batch.rows(index) for index in torch.split(torch.arange(len(batch)), size)]
 
 
-def _inputs(arrays: Mapping[str, Any], io: IO, place: Path | None) -> dict[str, Tensor]:
+def _inputs(arrays: Mapping[str, Any], io: IO, place: Path | None, is_sized: bool) -> dict[str, Tensor]:
     """A tensor for each input: the array of its name, or of a single input the single array."""
     names = [each.name for each in io.inputs]
     if len(names) == 1 and len(arrays) == 1:
@@ -245,7 +245,7 @@ def _inputs(arrays: Mapping[str, Any], io: IO, place: Path | None) -> dict[str, 
                 nearest=nearest(each.name, arrays),
                 expected=f"one for each input: {', '.join(names)}",
             )
-        found[each.name] = _checked(arrays[each.name], each, place)
+        found[each.name] = _checked(arrays[each.name], replace(each, shape=each.sizes) if is_sized else each, place)
     counts = {name: len(each) for name, each in found.items()}
     if len(set(counts.values())) > 1:
         said = ", ".join(f"'{name}' {n}" for name, n in counts.items())

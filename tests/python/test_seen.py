@@ -377,6 +377,10 @@ def test_a_file_of_open_sizes_is_told_one(photos, tmp_path, capsys):
         assert main([*asked, "--calibration", str(photos), "--input-shape", shape]) == 2
         said = f"--input-shape: got {shape}. Expected 3,N,N as the file reads, one number for N"
         assert said in capsys.readouterr().err
+    np.savez(tmp_path / "own.npz", np.zeros((8, 3, 48, 48), np.float32))
+    own = ["--calibration", str(tmp_path / "own.npz"), "--input-shape", "3,96,96", "--out", str(tmp_path / "own")]
+    assert main([*asked[:4], *own]) == 2
+    assert "array 'x' is 8 x 3 x 48 x 48. Expected float32 N x 3 x 96 x 96" in capsys.readouterr().err
 
 
 def test_normalize_is_of_images(tmp_path, capsys):
