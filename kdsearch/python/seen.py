@@ -264,7 +264,10 @@ def _checked(given: Any, input: Field, place: Path | None) -> Tensor:
     try:
         array = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
     except (TypeError, ValueError, RuntimeError):
-        raise wrong(f"is {type(given).__name__}") from None
+        known = (
+            f"{given.dtype} ({given.layout}, {given.device}), which numpy has not" if isinstance(given, Tensor) else ""
+        )
+        raise wrong(f"is {known or type(given).__name__}") from None
     if array.dtype.kind not in "biuf":
         raise wrong(f"is {array.dtype}")
     sizes = array.shape[1:]

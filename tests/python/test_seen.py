@@ -245,6 +245,8 @@ def test_pixels_are_no_prepared_floats():
         seen(np.zeros((4, 3, 8, 8), np.uint8), io_of(3, 8, 8))
     with pytest.raises(DataError, match="'x' holds what is no float32"):
         seen(np.full((4, 3, 8, 8), 1e300), io_of(3, 8, 8))
+    with pytest.raises(DataError, match=r"'x' is torch\.bfloat16 \(torch\.strided, cpu\), which numpy has not"):
+        seen(torch.zeros(4, 3, 8, 8).bfloat16(), io_of(3, 8, 8))
     with pytest.raises(DataError, match="array 'x' is object"):
         seen(SimpleNamespace(), io_of(3, 8, 8))
     for nothing in ("no/such", "", "a\0b"):
