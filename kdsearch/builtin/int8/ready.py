@@ -40,6 +40,9 @@ def _prepared(file: Path, made: Path) -> Any:
     model, raised = read_onnx(file), made.with_name("raised.onnx")
     if is_quantised(model):
         raise RefusedError("its network is quantised already: INT8 is made of one in fp32")
+    halves = {each.name for each in model.graph.initializer if each.data_type == each.FLOAT16}
+    if any(halves & {*node.input} for node in model.graph.node if node.op_type in (*WEIGHTED, "LSTM")):
+        raise RefusedError("its layers are in float16: INT8 is made of a network in fp32")
     raise_opset(model, OPSET)
     save_onnx(model, raised)
     source, target = str(raised.resolve()), str(made.resolve())

@@ -190,6 +190,19 @@ def test_root_logging_and_stdout_are_left_alone(fp32, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("mode", ["auto", "static", "dynamic"])
+def test_layers_in_float16_stay_so(mode, tmp_path):
+    """onnxruntime computes them in fp32 behind casts: weights would be rounded at each call, and none be stored in 8 bits."""
+    given, answered = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT16, ["n", 4]) for name in "xy")
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float16), "w")
+    body = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "net", [given], [answered], [weight])
+    file = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), file)
+    quantizer, feeds = Int8(Int8Options(mode=mode)), [{"x": np.ones((8, 4), np.float16)}]
+    with pytest.raises(RefusedError, match="its layers are in float16: INT8 is made of a network in fp32"):
+        quantizer.rewrite(file, quantizer.plan(None), feeds)
+
+
 def test_nothing_to_calibrate_with(fp32, tmp_path):
     before = (fp32 / "mlp.onnx").read_bytes()
     with pytest.raises(UserError, match="no calibration samples"):
