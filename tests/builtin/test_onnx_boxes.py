@@ -20,6 +20,7 @@ from onnx import numpy_helper
 from pydantic import ValidationError
 from torch import nn
 
+from kdsearch.builtin.onnx_boxes import Found, Suppression, outputs_of
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
@@ -224,6 +225,30 @@ def test_which_axis_counts_places(shape, options, said):
     (rows, columns) = exporter.ends(graph, {}).graph.outputs[0].shape
     assert columns == 6
     assert rows == (None if None in shape else 100)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "found"),
+    [
+        ([(30, 5)], {}, Found(0, 0, 30, 1)),
+        ([(30, 6)], {"objectness": True}, Found(0, 0, 30, 1)),
+        ([(7, 30)], {}, Found(0, 0, 30, 3, True)),
+        ([(None, 7)], {}, Found(0, 0, None, 3)),
+        ([(7, None)], {}, Found(0, 0, None, 3, True)),
+        ([(None, None)], {"places": "last"}, Found(0, 0, None, None, True)),
+        ([(30, 4), (30, 3)], {}, Found(0, 1, 30, 3)),
+        ([(30, 3), (30, 4)], {}, Found(1, 0, 30, 3)),
+        ([(30, 4), (30, 4)], {}, Found(0, 1, 30, 4)),
+        ([(None, None), (30, 4)], {}, Found(1, 0, 30, None)),
+        ([(None, 4), (30, None)], {}, Found(0, 1, 30, None)),
+        ([(None, None), (None, 3)], {}, Found(0, 1, None, 3)),
+        ([(None, 3), (None, None)], {}, Found(1, 0, None, 3)),
+    ],
+)
+def test_where_boxes_and_scores_are(shapes, options, found):
+    outputs = tuple(Field(f"y{at}", "sequence", shape) for at, shape in enumerate(shapes))
+    asked = Suppression("corners", "given", 0.5, 0.05, 100, **options)
+    assert outputs_of(Graph(nn.Identity(), (TOLD,), outputs), asked) == found
 
 
 def test_columns_of_one_output_alone():
