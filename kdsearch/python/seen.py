@@ -214,16 +214,19 @@ def _fitted(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def _divided(n: int, sample_bytes: int, seed: int, place: Path | None = None) -> tuple[list[int], list[int], str]:
-    """Which samples quantizers see, which files are compared on, and what to call these: a quarter held out, of eight or more."""
+    """Which samples quantizers see, which files are compared on, and what to call these: a quarter held out, of eight or more.
+
+    As they are drawn: some quantizers see the first ones alone, and parity is of the first ones, which are not those of one folder.
+    """
     if n < 2:
         raise DataError(f"{n} samples", file=place, path="--calibration", expected="two at least; some hundred do well")
     order = torch.randperm(n, generator=stream(seed, "calibration")).tolist()
     held = min(n // 4, COMPARED) if n >= 8 else 0
     most = max(2, min(CALIBRATION, BYTES // max(sample_bytes, 1)))
-    shown = sorted(order[held : held + most])
+    shown = order[held : held + most]
     if not held:
         return shown, shown, "that it was calibrated on"
-    return shown, sorted(order[: min(held, most)]), "held out of calibration"
+    return shown, order[: min(held, most)], "held out of calibration"
 
 
 def _parts(batch: Batch, size: int = 32) -> list[Batch]:

@@ -72,12 +72,21 @@ def test_some_are_seen_and_others_compared(n, sample_bytes, seed):
     assert len(shown) * sample_bytes <= max(module.BYTES, 2 * sample_bytes)
     assert (shown, held, split) == _divided(n, sample_bytes, seed)
     if n < 8:
-        assert shown == held == [*range(n)] or sample_bytes * n > module.BYTES
+        assert shown == held
+        assert sorted(shown) == [*range(n)] or sample_bytes * n > module.BYTES
         assert split == "that it was calibrated on"
     else:
         assert held
         assert not {*shown} & {*held}
         assert split == "held out of calibration"
+
+
+def test_the_first_ones_are_of_all_there_are():
+    """INT4 sees 128 by default: not those of the first folders alone."""
+    shown, held, _ = _divided(1000, 1000, 0)
+    assert 300 < np.mean(shown[:128]) < 700
+    assert 300 < np.mean(held[:32]) < 700
+    assert len({*np.asarray(shown[:128]) // 100}) == 10
 
 
 def test_all_are_used_where_they_fit():
@@ -210,7 +219,8 @@ def test_arrays_as_the_network_reads_them(tmp_path):
         "ids": torch.int64,
         "mask": torch.bool,
     }
-    assert torch.equal(found.calibration["ids"], torch.from_numpy(ids))
+    order = [int(each) for each in found.calibration.ids]
+    assert torch.equal(found.calibration["ids"], torch.from_numpy(ids)[order])
 
 
 @pytest.mark.parametrize(
