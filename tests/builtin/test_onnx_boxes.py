@@ -20,7 +20,7 @@ from onnx import numpy_helper
 from pydantic import ValidationError
 from torch import nn
 
-from kdsearch.builtin.onnx_boxes import Found, Suppression, outputs_of
+from kdsearch.builtin.onnx_boxes import Found, Suppression, detections, outputs_of
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
@@ -249,6 +249,14 @@ def test_where_boxes_and_scores_are(shapes, options, found):
     outputs = tuple(Field(f"y{at}", "sequence", shape) for at, shape in enumerate(shapes))
     asked = Suppression("corners", "given", 0.5, 0.05, 100, **options)
     assert outputs_of(Graph(nn.Identity(), (TOLD,), outputs), asked) == found
+
+
+def test_boxes_and_scores_of_other_places():
+    """Which a file that leaves its sizes open shows in a pass alone."""
+    outputs = Field("a", "sequence", (None, 4)), Field("b", "sequence", (None, None))
+    asked = Suppression("corners", "given", 0.5, 0.05, 100)
+    with pytest.raises(StudyError, match=r"the network answers \(30, 4\) and \(31, 3\)"):
+        detections([torch.zeros(1, 30, 4), torch.zeros(1, 31, 3)], Graph(nn.Identity(), (TOLD,), outputs), asked)
 
 
 def test_columns_of_one_output_alone():
