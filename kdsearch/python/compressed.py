@@ -155,9 +155,9 @@ def compress(
             expected="--data; --calibration with a folder of images or a .npz of inputs; or --calibration random (noise, which the "
             "card then says)",
         )
-    seen = None
+    seen, most = None, max((each.samples for each in forms), default=0)
     if is_brought and opened is None:
-        seen = seen_of(calibration, io, net, given, normalize, None, seed, is_sized=bool(input_shape))
+        seen = seen_of(calibration, io, net, given, normalize, None, seed, bool(input_shape), most)
         given = seen.given
     before = Model(
         net, tuple(each.name for each in io.inputs), outputs=tuple(each.name for each in io.outputs), name=called
@@ -175,7 +175,7 @@ def compress(
             notes += [said] if said else []
         notes += differences(opened, given)
         if is_brought:
-            seen = seen_of(calibration, io, net, given, "auto", stated(opened.arranged.facts), seed)
+            seen = seen_of(calibration, io, net, given, "auto", stated(opened.arranged.facts), seed, most=most)
     after, pruned = before, None
     shown.begin("compress", len(forms) + bool(prune) + 1)
     if prune:

@@ -47,7 +47,7 @@ class Form:
 
     Args:
         use: what the exporter is called. kind: the quantizer, or fp32. options: the quantizer's.
-        calibrates: whether it needs samples.
+        calibrates: whether it needs samples. samples: how many it is given at most.
     """
 
     use: str
@@ -55,6 +55,7 @@ class Form:
     exporter: Exporter[Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     calibrates: bool = False
+    samples: int = CALIBRATION
 
     @property
     def name(self) -> str:
@@ -90,7 +91,8 @@ def forms_of(formats: Formats, inside: Mapping[str, str], host: Host) -> list[Fo
             options = asked.get(f"{use}-{kind}", {})
             if kind != "fp32":
                 quantizer = make(host, "quantizer", Use(use=kind, options=dict(options)), f"{use}-{kind}")
-                found.append(Form(use, kind, exporter, options, quantizer.calibrates))
+                samples = max(CALIBRATION, getattr(quantizer.options, "samples", 0))
+                found.append(Form(use, kind, exporter, options, quantizer.calibrates, samples))
             elif options:
                 raise StudyError(
                     f"got options of {use}-fp32", path="--format", expected="none: nothing is quantised there"
@@ -175,17 +177,17 @@ class Job:
             self.shown.at(done + share, what)
 
         return Source(
-            model, io, form.exporter, samples, self._feeds(), about, fixed, watch, notes, opened_by=form.use, test=test,
+            model, io, form.exporter, samples, self._feeds(form.samples), about, fixed, watch, notes, opened_by=form.use, test=test,
             split=split, given=self.given,
         )  # fmt: skip
 
-    def _feeds(self) -> list[dict[str, Any]]:
+    def _feeds(self, n: int) -> list[dict[str, Any]]:
         """What quantizers see, 32 samples at a time; none where there are no data, and nobody asks for noise."""
         if self.seen is not None:
-            return self.seen.feeds()
+            return self.seen.feeds(n)
         if self.opened is None and not self.is_noise:
             return []
-        found = samples_of(None if self.is_noise else self.opened, self.io, CALIBRATION, self.seed)
+        found = samples_of(None if self.is_noise else self.opened, self.io, n, self.seed)
         return feeds(found)
 
 

@@ -21,7 +21,7 @@ from kdsearch.python.fed import of_timm
 from kdsearch.python.given import Given
 from kdsearch.store.hashing import stream
 
-CALIBRATION, COMPARED = 256, 64  # samples at most, of each
+CALIBRATION, COMPARED = 256, 64  # samples at most, of each, where no quantizer asks for more
 BYTES = 1 << 29  # of those that quantizers see, at most
 EXPECTED = "data, random, a folder of images, or a .npz of inputs as the network reads them"
 
@@ -42,8 +42,9 @@ class Seen:
     name: str
     given: Given = field(default_factory=Given)
 
-    def feeds(self) -> list[dict[str, Any]]:
-        return feeds(self.calibration)
+    def feeds(self, n: int = CALIBRATION) -> list[dict[str, Any]]:
+        """Of n samples at most."""
+        return feeds(self.calibration.rows(torch.arange(min(n, len(self.calibration)))))
 
     def batches(self) -> list[Batch]:
         return _parts(self.compared)
@@ -75,18 +76,20 @@ def seen_of(
     own: Normalization | None,
     seed: int,
     is_sized: bool = False,
+    most: int = CALIBRATION,
 ) -> Seen:
     """Samples from a folder of images, a .npz, an array, or arrays by the inputs' names.
 
     Args:
         normalize: what the network was trained on; "auto": `own` (as other data have it), what its file says, or timm.
         is_sized: whether `open_size` of an input is what images are fed in, and what arrays have.
+        most: for quantizers.
 
     Raises:
         StudyError, DataError: what was brought is no such thing, has not the network's inputs, or holds fewer than two samples.
     """
     if is_images(brought):
-        return _of_images(Path(brought), io, net, given, normalize, own, seed, is_sized)
+        return _of_images(Path(brought), io, net, given, normalize, own, seed, is_sized, most)
     if isinstance(brought, str | Path):
         name, arrays = Path(brought).name, read_arrays(Path(brought))
     else:
@@ -96,7 +99,7 @@ def seen_of(
     tensors = _inputs(arrays, io, place, is_sized)
     n = len(next(iter(tensors.values())))
     sample_bytes = sum(each[:1].numel() * each.element_size() for each in tensors.values())
-    shown, held, split = _divided(n, sample_bytes, seed, place)
+    shown, held, split = _divided(n, sample_bytes, seed, place, most)
     calibration, compared = (
         Batch(tuple(map(str, at)), {key: each[at] for key, each in tensors.items()}) for at in (shown, held)
     )
@@ -112,6 +115,7 @@ def _of_images(
     own: Normalization | None,
     seed: int,
     is_sized: bool,
+    most: int,
 ) -> Seen:
     """Scaled so that they cover what the network reads, and the middle of them, as `predict.py` does."""
     image = io.inputs[0]
@@ -140,7 +144,7 @@ def _of_images(
         )
     files = image_files(folder)
     at_a_time = channels * height * width * image.torch_dtype.itemsize
-    shown, held, split = _divided(len(files), at_a_time, seed, folder)
+    shown, held, split = _divided(len(files), at_a_time, seed, folder, most)
     wanted = None if is_bytes else _normalization(normalize, own, given, net).of(channels)
 
     def batch(index: Sequence[int]) -> Batch:
@@ -213,7 +217,9 @@ def _fitted(image: Tensor, height: int, width: int) -> Tensor:
     return whole[:, top : top + height, left : left + width].to(torch.uint8)
 
 
-def _divided(n: int, sample_bytes: int, seed: int, place: Path | None = None) -> tuple[list[int], list[int], str]:
+def _divided(
+    n: int, sample_bytes: int, seed: int, place: Path | None = None, most: int = CALIBRATION
+) -> tuple[list[int], list[int], str]:
     """Which samples quantizers see, which files are compared on, and what to call these: a quarter held out, of eight or more.
 
     As they are drawn: some quantizers see the first ones alone, and parity is of the first ones, which are not those of one folder.
@@ -222,7 +228,7 @@ def _divided(n: int, sample_bytes: int, seed: int, place: Path | None = None) ->
         raise DataError(f"{n} samples", file=place, path="--calibration", expected="two at least; some hundred do well")
     order = torch.randperm(n, generator=stream(seed, "calibration")).tolist()
     held = min(n // 4, COMPARED) if n >= 8 else 0
-    most = max(2, min(CALIBRATION, BYTES // max(sample_bytes, 1)))
+    most = max(2, min(most, BYTES // max(sample_bytes, 1)))
     shown = order[held : held + most]
     if not held:
         return shown, shown, "that it was calibrated on"

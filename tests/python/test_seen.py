@@ -19,6 +19,8 @@ from PIL import Image
 from torch import nn
 
 import kdsearch
+from kdsearch.builtin.int4 import quantizer
+from kdsearch.builtin.int4.quantizer import Int4
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.errors import DataError, RefusedError, StudyError
@@ -87,6 +89,25 @@ def test_the_first_ones_are_of_all_there_are():
     assert 300 < np.mean(shown[:128]) < 700
     assert 300 < np.mean(held[:32]) < 700
     assert len({*np.asarray(shown[:128]) // 100}) == 10
+
+
+def test_a_quantizer_sees_as_many_as_it_asks_for(tmp_path):
+    x = np.random.default_rng(0).normal(size=(600, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", image=np.zeros((600, 8, 8, 3), np.uint8), label=np.arange(600) % 3)
+    counted = {}
+
+    class Counting(Int4):
+        def rewrite(self, file, plan, feeds):
+            counted[self.options.samples] = sum(len(each["image"]) for each in feeds)
+            super().rewrite(file, plan, [])
+
+    own, data = {"calibration": x, "input_shape": (3, 8, 8)}, {"data": str(tmp_path / "data.npz"), "max_drop": 1.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantizer, "Int4", Counting)
+        for samples, more in ((300, own), (300, data), (8, own)):
+            asked = {"formats": {"onnx-int4": {"samples": samples}}, "progress": False, **more}
+            kdsearch.compress(Net().eval(), tmp_path / "out", **asked)
+            assert counted.pop(samples) == max(samples, 256)
 
 
 def test_all_are_used_where_they_fit():
