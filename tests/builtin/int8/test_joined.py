@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 from torch import nn
 
 from kdsearch.builtin.int8.quantizer import Int8, Int8Options
@@ -57,6 +58,10 @@ def test_scores_beside_boxes_keep_their_scale(tmp_path):
     ends = read_onnx(file)
     assert {node.op_type for node in ends.graph.node if ends.graph.output[0].name in node.output} == {"Concat"}
     assert sum(node.op_type == "DequantizeLinear" for node in ends.graph.node) > 4, "the layers are quantised"
+    file = written(tmp_path, Yolo())
+    quantizer = Int8(Int8Options(operators="layers"))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": x}])
+    assert not any("one scale" in each for each in quantizer.notes), "nothing but layers is in 8 bits there"
 
 
 @pytest.mark.parametrize(
@@ -75,6 +80,43 @@ def test_what_is_behind_the_last_layers(net, kinds, tmp_path):
     assert kinds <= found
     assert bool(found) == bool(kinds)
     assert not {*kept} & layers(model)
+
+
+@pytest.mark.parametrize("joins", [("seen", "known"), ("known", "seen"), ("seen", "x"), ("seen",)])
+def test_one_computed_tensor_has_a_scale_of_its_own(joins):
+    """Beside a constant or an input nothing is joined that another scale is computed for."""
+    known = [numpy_helper.from_array(np.ones((1, 3, 8, 8), np.float32), "known")]
+    known.append(numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "w"))
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, None, 8, 8]) for name in "xy")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["seen"], "layer"),
+        helper.make_node("Concat", joins, ["y"], "join", axis=1),
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "net", [x], [y], known))
+    assert _joined_behind(model, ["layer"]) == []
+
+
+def test_what_follows_stays_and_what_shares_a_constant_or_a_layer_does_not():
+    shape = [1, 3, 8, 8]
+    x, y, z = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, each)
+        for name, each in zip("xyz", (shape, None, None), strict=True)
+    )
+    typed = [helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, [1, 6, 8, 8])]
+    known = [
+        numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "w"),
+        numpy_helper.from_array(np.float32(9), "k"),
+    ]
+    nodes = [
+        helper.make_node(kind, read.split(), [made], made, **more)
+        for kind, read, made, more in (
+            ("Relu", "x", "before", {}), ("Conv", "before w", "one", {}), ("Conv", "before w", "other", {}),
+            ("Sigmoid", "one", "a", {}), ("Mul", "one k", "b", {}), ("Concat", "a b k", "c", {"axis": 1}),
+            ("ReduceSum", "c", "d", {}), ("Mul", "d other", "y", {}), ("Mul", "other k", "z", {}),
+        )
+    ]  # fmt: skip
+    model = helper.make_model(helper.make_graph(nodes, "net", [x], [y, z], known, value_info=typed))
+    assert _joined_behind(model, ["one", "other"]) == ["a", "b", "c", "d", "y"]
 
 
 def test_sizes_that_are_joined_are_no_answers(tmp_path):
