@@ -27,6 +27,7 @@ from kdsearch.errors import DataError, RefusedError, StudyError
 from kdsearch.kinds import IMAGENET, IO, Field, Normalization
 from kdsearch.python import seen as module
 from kdsearch.python.given import Given
+from kdsearch.python.networks import sized
 from kdsearch.python.seen import _divided, seen_of
 from kdsearch.report.predict import predict_text
 
@@ -414,6 +415,12 @@ def test_a_file_of_open_sizes_is_told_one(photos, tmp_path, capsys):
     own = ["--calibration", str(tmp_path / "own.npz"), "--input-shape", "3,96,96", "--out", str(tmp_path / "own")]
     assert main([*asked[:4], *own]) == 2
     assert "array 'x' is 8 x 3 x 48 x 48. Expected float32 N x 3 x 96 x 96" in capsys.readouterr().err
+
+
+def test_a_size_is_of_the_only_input():
+    assert sized(io_of(3, None, None), (3, 5, 5)).inputs[0].sizes == (3, 5, 5)
+    with pytest.raises(StudyError, match="--input-shape: nothing here heeds it"):
+        sized(TWO, (9,))
 
 
 def test_normalize_is_of_images(tmp_path, capsys):
