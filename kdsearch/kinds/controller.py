@@ -12,7 +12,7 @@ from kdsearch.kinds.options import Capability, Dim, O, Value
 from kdsearch.kinds.space import SearchSpace
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are thousands of them
 class Trial:
     """One evaluated candidate.
 
