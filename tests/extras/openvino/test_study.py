@@ -293,7 +293,7 @@ def test_compress_sets_both_runtimes_beside_one_another(tmp_path, capsys):
 def test_compress_without_data_needs_noise_by_name(tmp_path, capsys):
     words = ["compress", "timm:test_vit", "--input-shape", "3,160,160", "--out", str(tmp_path)]
     assert main([*words, "--format", "openvino-nncf_int8"]) == 2
-    assert "openvino-nncf_int8 needs data to calibrate with" in capsys.readouterr().err
+    assert "openvino-nncf_int8 needs samples to calibrate with" in capsys.readouterr().err
     assert main([*words, "--format", "openvino-int8"]) == 2
     said = capsys.readouterr().err
     assert "unknown format 'openvino-int8'" in said
