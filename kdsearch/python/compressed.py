@@ -43,7 +43,7 @@ from kdsearch.python.own_data import (
 )
 from kdsearch.python.pieces import as_model, check_network
 from kdsearch.python.recovery import recover
-from kdsearch.python.seen import is_images, seen_of
+from kdsearch.python.seen import Reader, is_images, seen_of
 from kdsearch.report.values import milliseconds
 from kdsearch.stages.one_file import fixes, reasons
 from kdsearch.stages.quality import measure, shown
@@ -157,7 +157,7 @@ def compress(
         )
     seen, most = None, max((each.samples for each in forms), default=0)
     if is_brought and opened is None:
-        seen = seen_of(calibration, io, net, given, normalize, None, seed, bool(input_shape), most)
+        seen = seen_of(calibration, Reader(io, net, given, normalize, is_sized=bool(input_shape)), seed, most)
         given = seen.given
     before = Model(
         net, tuple(each.name for each in io.inputs), outputs=tuple(each.name for each in io.outputs), name=called
@@ -175,7 +175,7 @@ def compress(
             notes += [said] if said else []
         notes += differences(opened, given)
         if is_brought:
-            seen = seen_of(calibration, io, net, given, "auto", stated(opened.arranged.facts), seed, most=most)
+            seen = seen_of(calibration, Reader(io, net, given, own=stated(opened.arranged.facts)), seed, most)
     after, pruned = before, None
     shown.begin("compress", len(forms) + bool(prune) + 1)
     if prune:

@@ -67,73 +67,65 @@ def is_images(brought: Any) -> bool:
     return False
 
 
-def seen_of(
-    brought: Any,
-    io: IO,
-    net: nn.Module,
-    given: Given,
-    normalize: str,
-    own: Normalization | None,
-    seed: int,
-    is_sized: bool = False,
-    most: int = CALIBRATION,
-) -> Seen:
-    """Samples from a folder of images, a .npz, an array, or arrays by the inputs' names.
+@dataclass(frozen=True)
+class Reader:
+    """The network that samples are brought for, and what is known of how it reads them.
 
     Args:
-        normalize: what the network was trained on; "auto": `own` (as other data have it), what its file says, or timm.
+        normalize: what it was trained on; "auto": `own` (as other data have it), what its file says, or timm.
         is_sized: whether `open_size` of an input is what images are fed in, and what arrays have.
-        most: for quantizers.
+    """
+
+    io: IO
+    net: nn.Module
+    given: Given
+    normalize: str = "auto"
+    own: Normalization | None = None
+    is_sized: bool = False
+
+
+def seen_of(brought: Any, by: Reader, seed: int, most: int = CALIBRATION) -> Seen:
+    """Samples from a folder of images, a .npz, an array, or arrays by the inputs' names; `most` for quantizers.
 
     Raises:
         StudyError, DataError: what was brought is no such thing, has not the network's inputs, or holds fewer than two samples.
     """
     if is_images(brought):
-        return _of_images(Path(brought), io, net, given, normalize, own, seed, is_sized, most)
+        return _of_images(Path(brought), by, seed, most)
     if isinstance(brought, str | Path):
         name, arrays = Path(brought).name, read_arrays(Path(brought))
     else:
         name = "the caller's samples"
         arrays = {str(key): each for key, each in brought.items()} if isinstance(brought, Mapping) else {"": brought}
     place = Path(brought) if isinstance(brought, str | Path) else None
-    tensors = _inputs(arrays, io, place, is_sized)
+    tensors = _inputs(arrays, by.io, place, by.is_sized)
     n = len(next(iter(tensors.values())))
     sample_bytes = sum(each[:1].numel() * each.element_size() for each in tensors.values())
     shown, held, split = _divided(n, sample_bytes, seed, place, most)
     calibration, compared = (
         Batch(tuple(map(str, at)), {key: each[at] for key, each in tensors.items()}) for at in (shown, held)
     )
-    return Seen(calibration, compared, f"samples {split}", name, given)
+    return Seen(calibration, compared, f"samples {split}", name, by.given)
 
 
-def _of_images(
-    folder: Path,
-    io: IO,
-    net: nn.Module,
-    given: Given,
-    normalize: str,
-    own: Normalization | None,
-    seed: int,
-    is_sized: bool,
-    most: int,
-) -> Seen:
+def _of_images(folder: Path, by: Reader, seed: int, most: int) -> Seen:
     """Scaled so that they cover what the network reads, and the middle of them, as `predict.py` does."""
-    image = io.inputs[0]
+    image, given = by.io.inputs[0], by.given
     axis = _channel_axis(image)
     is_bytes = image.dtype == "uint8"
-    if len(io.inputs) != 1 or axis is None or not (is_bytes or image.torch_dtype.is_floating_point):
+    if len(by.io.inputs) != 1 or axis is None or not (is_bytes or image.torch_dtype.is_floating_point):
         read = ", ".join(
-            f"{each.name} ({each.dtype} {'x'.join(str(size or '?') for size in each.shape)})" for each in io.inputs
+            f"{each.name} ({each.dtype} {'x'.join(str(size or '?') for size in each.shape)})" for each in by.io.inputs
         )
         raise StudyError(
             f"the network reads {read}",
             path="--calibration",
             expected="one grey or RGB image of floats or uint8, or a .npz with its inputs",
         )
-    if is_bytes and normalize != "auto":
+    if is_bytes and by.normalize != "auto":
         raise StudyError(f"'{image.name}' is of uint8: images are fed as they are", path="--normalize", expected="auto")
     channels = image.sizes[axis]
-    shape = image.sizes if is_sized else image.shape
+    shape = image.sizes if by.is_sized else image.shape
     sides: list[int | None] = [size for at, size in enumerate(shape) if at != axis]
     if None in sides:
         sides = list(given.preprocessing.get("size") or sides)
@@ -145,7 +137,7 @@ def _of_images(
     files = image_files(folder)
     at_a_time = channels * height * width * image.torch_dtype.itemsize
     shown, held, split = _divided(len(files), at_a_time, seed, folder, most)
-    wanted = None if is_bytes else _normalization(normalize, own, given, net).of(channels)
+    wanted = None if is_bytes else _normalization(by).of(channels)
 
     def batch(index: Sequence[int]) -> Batch:
         rows = [_fitted(decode(files[i], channels), height, width) for i in index]
@@ -167,12 +159,12 @@ def _of_images(
     )
 
 
-def _normalization(normalize: str, own: Normalization | None, given: Given, net: nn.Module) -> Normalization:
-    if normalize != "auto":
-        if normalize not in COMMON:
-            raise StudyError(f"got '{normalize}'", path="--normalize", expected=one_of(["auto", *COMMON]))
-        return COMMON[normalize]
-    known = own or given.normalization or of_timm(net)
+def _normalization(by: Reader) -> Normalization:
+    if by.normalize != "auto":
+        if by.normalize not in COMMON:
+            raise StudyError(f"got '{by.normalize}'", path="--normalize", expected=one_of(["auto", *COMMON]))
+        return COMMON[by.normalize]
+    known = by.own or by.given.normalization or of_timm(by.net)
     if known is None:
         raise StudyError(
             "nobody knows how images become what the network reads", path="--normalize", expected=one_of(COMMON)

@@ -28,7 +28,7 @@ from kdsearch.kinds import IMAGENET, IO, Field, Normalization
 from kdsearch.python import seen as module
 from kdsearch.python.given import Given
 from kdsearch.python.networks import sized
-from kdsearch.python.seen import _divided, seen_of
+from kdsearch.python.seen import Reader, _divided, seen_of
 from kdsearch.report.predict import predict_text
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def io_of(*shape, dtype="float32", kind="image", **more):
 
 
 def seen(brought, io, given=None, normalize="none", own=None, seed=0, net=None):
-    return seen_of(brought, io, net or nn.Identity(), given or Given(), normalize, own, seed)
+    return seen_of(brought, Reader(io, net or nn.Identity(), given or Given(), normalize, own), seed)
 
 
 @pytest.fixture(scope="module")
