@@ -17,6 +17,7 @@ from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.errors import KdsearchError, PluginError, RefusedError, StudyError, UserError, no_share, told
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model, stated
+from kdsearch.python.brought import Reader, brought_of, is_images
 from kdsearch.python.fed import in_its_own
 from kdsearch.python.formats import Form, Formats, Job, files_of, forms_of
 from kdsearch.python.given import Given
@@ -43,7 +44,6 @@ from kdsearch.python.own_data import (
 )
 from kdsearch.python.pieces import as_model, check_network
 from kdsearch.python.recovery import recover
-from kdsearch.python.seen import Reader, is_images, seen_of
 from kdsearch.report.values import milliseconds
 from kdsearch.stages.one_file import fixes, reasons
 from kdsearch.stages.quality import measure, shown
@@ -157,7 +157,7 @@ def compress(
         )
     seen, most = None, max((each.samples for each in forms), default=0)
     if is_brought and opened is None:
-        seen = seen_of(calibration, Reader(io, net, given, normalize, is_sized=bool(input_shape)), seed, most)
+        seen = brought_of(calibration, Reader(io, net, given, normalize, is_sized=bool(input_shape)), seed, most)
         given = seen.given
     before = Model(
         net, tuple(each.name for each in io.inputs), outputs=tuple(each.name for each in io.outputs), name=called
@@ -175,7 +175,7 @@ def compress(
             notes += [said] if said else []
         notes += differences(opened, given)
         if is_brought:
-            seen = seen_of(calibration, Reader(io, net, given, own=stated(opened.arranged.facts)), seed, most)
+            seen = brought_of(calibration, Reader(io, net, given, own=stated(opened.arranged.facts)), seed, most)
     after, pruned = before, None
     shown.begin("compress", len(forms) + bool(prune) + 1)
     if prune:

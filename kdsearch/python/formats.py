@@ -20,12 +20,12 @@ from kdsearch.errors import PluginError, RefusedError, StudyError, TrialError, U
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Call, Compressor, Exporter, Judge, Model
 from kdsearch.ops.settle import settle
+from kdsearch.python.brought import CALIBRATION, Brought, feeds
 from kdsearch.python.given import Given
 from kdsearch.python.networks import OnnxNetwork
 from kdsearch.python.own_data import Data, PlanSubject, about_of, graph_of, predicting, renamed, samples_of
 from kdsearch.python.pieces import Named, capability
 from kdsearch.python.recovery import recover
-from kdsearch.python.seen import CALIBRATION, Seen, feeds
 from kdsearch.python.verified import Source, Whole, remove, rewritten, verified_file
 from kdsearch.stages.costs import latency_of
 from kdsearch.stages.one_file import fp32_refused, refusal
@@ -132,7 +132,7 @@ class Job:
     fixed: OnnxNetwork | None
     out: Path
     called: str
-    seen: Seen | None
+    seen: Brought | None
     is_noise: bool
     max_drop: float | None
     seed: int

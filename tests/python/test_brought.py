@@ -25,10 +25,10 @@ from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.errors import DataError, RefusedError, StudyError
 from kdsearch.kinds import IMAGENET, IO, Field, Normalization
-from kdsearch.python import seen as module
+from kdsearch.python import brought as module
+from kdsearch.python.brought import Reader, _divided, brought_of
 from kdsearch.python.given import Given
 from kdsearch.python.networks import sized
-from kdsearch.python.seen import Reader, _divided, seen_of
 from kdsearch.report.predict import predict_text
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def io_of(*shape, dtype="float32", kind="image", **more):
 
 
 def seen(brought, io, given=None, normalize="none", own=None, seed=0, net=None):
-    return seen_of(brought, Reader(io, net or nn.Identity(), given or Given(), normalize, own), seed)
+    return brought_of(brought, Reader(io, net or nn.Identity(), given or Given(), normalize, own), seed)
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +363,7 @@ def test_a_folder_makes_files_of_pixels(photos, tmp_path, capsys, monkeypatch):
     """What is known of images goes into file and card, so that the file can prepare them itself."""
     code = tmp_path / "own.py"
     code.write_text(
-        f"import sys\nsys.path.insert(0, {str(kdsearch.__path__[0] + '/..')!r})\nfrom tests.python.test_seen import Net\n"
+        f"import sys\nsys.path.insert(0, {str(kdsearch.__path__[0] + '/..')!r})\nfrom tests.python.test_brought import Net\n"
     )
     out = tmp_path / "out"
     monkeypatch.chdir(tmp_path)

@@ -27,7 +27,7 @@ EXPECTED = "data, random, a folder of images, or a .npz of inputs as the network
 
 
 @dataclass(frozen=True)
-class Seen:
+class Brought:
     """What was brought, by the names that the network has for its inputs.
 
     Args:
@@ -84,7 +84,7 @@ class Reader:
     is_sized: bool = False
 
 
-def seen_of(brought: Any, by: Reader, seed: int, most: int = CALIBRATION) -> Seen:
+def brought_of(brought: Any, by: Reader, seed: int, most: int = CALIBRATION) -> Brought:
     """Samples from a folder of images, a .npz, an array, or arrays by the inputs' names; `most` for quantizers.
 
     Raises:
@@ -105,10 +105,10 @@ def seen_of(brought: Any, by: Reader, seed: int, most: int = CALIBRATION) -> See
     calibration, compared = (
         Batch(tuple(map(str, at)), {key: each[at] for key, each in tensors.items()}) for at in (shown, held)
     )
-    return Seen(calibration, compared, f"samples {split}", name, by.given)
+    return Brought(calibration, compared, f"samples {split}", name, by.given)
 
 
-def _of_images(folder: Path, by: Reader, seed: int, most: int) -> Seen:
+def _of_images(folder: Path, by: Reader, seed: int, most: int) -> Brought:
     """Scaled so that they cover what the network reads, and the middle of them, as `predict.py` does."""
     image, given = by.io.inputs[0], by.given
     axis = _channel_axis(image)
@@ -154,7 +154,7 @@ def _of_images(folder: Path, by: Reader, seed: int, most: int) -> Seen:
         else replace(given, preprocessing=_preprocessing(wanted, channels, height, width, given))
     )
     calibration = batch(shown)
-    return Seen(
+    return Brought(
         calibration, calibration if held == shown else batch(held), f"images {split}", folder.absolute().name, about
     )
 
