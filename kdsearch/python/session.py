@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import StudyError, UserError, nearest, one_of
+from kdsearch.errors import StudyError, UserError, nearest, one_of, told
 from kdsearch.host import Host
 from kdsearch.kinds import Ask, Model, Trial
 from kdsearch.python.result import Result
@@ -109,8 +109,8 @@ class Session:
 
     def __repr__(self) -> str:
         name, n = self.materials.study.config.name, self.materials.study.config.refine.trials
-        told = "not open" if self._log is None else f"{len(self.trials)} of {n} trials told"
-        return f"<Session of study '{name}' in {self.folder}: {told}>"
+        state = "not open" if self._log is None else f"{len(self.trials)} of {n} trials told"
+        return f"<Session of study '{name}' in {self.folder}: {state}>"
 
     def __enter__(self) -> Session:
         check_storage(self.materials.study)
@@ -227,10 +227,11 @@ class Session:
         self._put(Trial(candidate.number, candidate.values, None, "complete", losses, over))
         self._waiting = None
 
-    def fail(self, candidate: Candidate, error: str) -> None:
+    def fail(self, candidate: Candidate, error: str | BaseException) -> None:
         """The candidate could not be trained; the controller is told so. Raise UserError as `tell` does."""
         self._check_asked(candidate)
-        self._put(Trial(candidate.number, candidate.values, None, "failed", error=error))
+        said = told(error) if isinstance(error, BaseException) else str(error)
+        self._put(Trial(candidate.number, candidate.values, None, "failed", error=said))
         self._waiting = None
 
     def _check_asked(self, candidate: Candidate) -> None:

@@ -94,6 +94,19 @@ def test_a_candidate_is_told_once_while_the_session_is_open(tmp_path):
     assert [trial.number for trial in session.trials] == [0]
 
 
+def test_a_training_fails_with_an_error_or_with_any_text_and_the_trials_can_be_read_again(tmp_path):
+    """None was written as it is, and no session opened the journal any more."""
+    with kdsearch.Session(study(), tmp_path) as session:
+        try:
+            raise MemoryError("17 GiB")
+        except MemoryError as error:
+            session.fail(session.ask(), error)
+        session.fail(session.ask(), None)
+        assert session.trials[0].error.startswith("MemoryError: 17 GiB (in ")
+    with kdsearch.Session(study(), tmp_path) as session:
+        assert [(trial.state, type(trial.error)) for trial in session.trials] == [("failed", str)] * 2
+
+
 def test_a_loop_that_changes_the_working_directory_is_told_of_in_the_same_folder(tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
