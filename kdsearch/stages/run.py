@@ -25,7 +25,7 @@ from kdsearch.stages.saved_networks import publish_networks
 from kdsearch.stages.versions import older, what_changed
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import as_storage_error, copy_file, is_disk_error, read_json, storing, write_json
-from kdsearch.store.folder import LAST, Made, last_run, seconds_before, seconds_of
+from kdsearch.store.folder import LAST, Made, is_under_way, last_run, seconds_before, seconds_of
 from kdsearch.store.hashing import file_digest
 from kdsearch.training.dry import check_where_trials_run
 from kdsearch.training.keys import part_of, seen_by
@@ -76,14 +76,8 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
             found = tools.store.get(name, key)
         if name in before and before[name]["key"] != key and found is None and not changed:
             changed = True
-            later = [each.NAME for each in STAGES[STAGES.index(stage) :]]
-            tools.events.write("changed", redo=later)
-            there = {each: before[each] for each in later if each in before}
-            before |= {each: Made(key=was["key"], seconds=was["seconds"], stale=True) for each, was in there.items()}
-            write_json(tools.folder / LAST, before)
-            used = part["capabilities"].values()
-            why = what_changed(tools.store.folder(name, before[name]["key"]), name, used)
-            tools.progress.say(f"{why}: redoing {', '.join(later)}; what they replace stays until `kdsearch clean`")
+            if not is_under_way(tools.folder, name, key):  # else an earlier run said so, and this one goes on with it
+                before = _redoing(stage, before, part, tools)
         last = before.get(name)
         if found is None:
             spent = seconds_before(tools.folder, name, key)
@@ -114,6 +108,19 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
         if name == until:
             break
     return made
+
+
+def _redoing(stage: ModuleType, before: Mapping[str, Made], part: Mapping[str, Any], tools: Tools) -> dict[str, Made]:
+    """Say that this stage and those after it are redone, and why; the last run's artifacts, of which theirs are stale."""
+    name: str = stage.NAME
+    later = [each.NAME for each in STAGES[STAGES.index(stage) :]]
+    tools.events.write("changed", redo=later)
+    there = {each: before[each] for each in later if each in before}
+    stale = {each: Made(key=was["key"], seconds=was["seconds"], stale=True) for each, was in there.items()}
+    write_json(tools.folder / LAST, {**before, **stale})
+    why = what_changed(tools.store.folder(name, before[name]["key"]), name, part["capabilities"].values())
+    tools.progress.say(f"{why}: redoing {', '.join(later)}; what they replace stays until `kdsearch clean`")
+    return {**before, **stale}
 
 
 def _make(

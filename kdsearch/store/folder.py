@@ -301,6 +301,14 @@ def ending_of(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     return None
 
 
+def is_under_way(path: Path, stage: str, key: str) -> bool:
+    """Whether that artifact is what an earlier run began last, and did not finish."""
+    with suppress(ArtifactError):
+        last = next((each for each in reversed(events_of(path)) if each["event"] == "stage"), None)
+        return last is not None and (last["stage"], last["key"]) == (stage, key) and last["state"] != "done"
+    return False
+
+
 def seconds_of(path: Path, stage: str, key: str) -> float:
     """What an artifact of the folder took when it was made, which was not in its last run; 0 where its events do not say."""
     with suppress(ArtifactError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -224,6 +225,20 @@ def test_trials_of_a_study_as_it_was_are_not_those_of_what_is_redone(copied):
     found = status_of(copied / "study")
     assert found["stages"]["refine"]["state"] == "not begun"
     assert (found["trials"], found["trials_total"], found["best"]) == (0, None, None)
+
+
+def test_what_was_interrupted_goes_on_and_is_not_said_to_have_changed_again(copied, capsys):
+    said = "the study has changed: redoing refine, distill, "
+    stopping = watching(lambda each: is_stage(each, "refine") and signal.raise_signal(signal.SIGTERM))
+    for change, host, expected in (
+        ("refine.epochs=1", stopping, 1),
+        ("refine.epochs=1", stopping, 0),
+        ("refine.epochs=3", stopping, 1),
+        ("refine.epochs=1", None, 1),
+    ):
+        with pytest.raises(InterruptedRun) if host else contextlib.nullcontext():
+            run_up_to(copied, "refine", change, host=host, progress=True)
+        assert capsys.readouterr().err.count(said) == expected, change
 
 
 def test_another_quantizer_recovers_nothing_anew(finished, copied, steps):
