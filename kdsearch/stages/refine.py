@@ -179,6 +179,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "first": what_was_tried(starts, history),
         "reads_facts": controller.reads_facts,
         "epochs": epochs_trained(history, section.epochs),
+        "best": best_of(materials, history),
         "states": {state: sum(t.state == state for t in history) for state in ("complete", "pruned", "failed")},
         # The feasible ones, the best first: `distill` takes as many as it is to train.
         "ranked": [_to_train(materials, trial, kept) for trial in best],
@@ -227,6 +228,16 @@ def ahead(materials: Materials) -> dict[str, Any]:
         "direction": materials.objectives[name],
         "at": place_of(materials),
     }
+
+
+def best_of(materials: Materials, history: Sequence[Trial]) -> dict[str, Any] | None:
+    """The best trial that went its whole length and keeps the limits, by the loss that is judged; None where there is none."""
+    best, told = _best(materials, history), ahead(materials)
+    if best is None:
+        return None
+    named: dict[str, Any] = {name: told[name] for name in ("metric", "title", "unit") if name in told}
+    sign = -1 if told["direction"] == "max" else 1
+    return {"number": best.number, **named, "value": sign * best.losses[told["at"]]}
 
 
 def _of_earlier_searches(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools) -> list[Artifact]:
@@ -422,7 +433,14 @@ def _ended(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
 
 
 def _best_note(materials: Materials, history: Sequence[Trial]) -> str:
-    able = (trial for trial in history if trial.state == "complete" and is_feasible(trial))
-    losses = [trial.losses[place_of(materials)] for trial in able]
+    best = _best(materials, history)
+    if best is None:
+        return ""
     sign = -1 if materials.objectives[deciding(materials)] == "max" else 1
-    return f"best {deciding(materials)} {sign * min(losses):.4f}" if losses else ""
+    return f"best {deciding(materials)} {sign * best.losses[place_of(materials)]:.4f}"
+
+
+def _best(materials: Materials, history: Sequence[Trial]) -> Trial | None:
+    able = (trial for trial in history if trial.state == "complete" and is_feasible(trial))
+    at = place_of(materials)
+    return min(able, key=lambda trial: (trial.losses[at], trial.number), default=None)

@@ -42,8 +42,9 @@ def status_of(folder: Path) -> dict[str, Any]:
     running = told if told is not None and told["stage"] == now else None
     of = f"refine-{last['refine']['key']}" if stages["refine"]["state"] == "done" else ""
     trials = _trials(events if stages["refine"]["state"] != "not begun" else (), of)
-    if of:  # all that there were to try, where the space holds fewer than the study asks for
-        trials["total"] = about_of(folder / "artifacts" / of, "refine")["facts"]["trials"]
+    if of:  # all that there were to try; the events know nothing of those that a store had
+        facts = about_of(folder / "artifacts" / of, "refine")["facts"]
+        trials = {"done": facts["trials"], "total": facts["trials"], "best": facts.get("best", trials["best"])}
     reported = folder / "artifacts" / f"report-{last['report']['key']}" if stages["report"]["state"] == "done" else None
     is_finished = reported is not None and (folder / "result.json").exists()
     result = about_of(reported, "report")["facts"]["result"] if reported is not None and is_finished else None

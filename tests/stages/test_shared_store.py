@@ -13,7 +13,10 @@ from kdsearch.errors import ArtifactError, UnreachableError
 from kdsearch.store.artifacts import Store, leave
 from kdsearch.store.files import write_json
 from kdsearch.training.job import prepared_of
+from kdsearch.verbs.status import status_of
 from tests.stages.tiny import STAGES, files_of, made, run_tiny, settled, write_study
+
+TRIED = ("trials", "trials_total", "best")
 
 
 @pytest.mark.parametrize("spelt", ["path", "url", "relative", "environment", "elsewhere"])
@@ -28,6 +31,10 @@ def test_second_study_makes_nothing(spelt, finished, tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     assert settled(run_tiny(tmp_path / "second", f"run.store={name}")) == finished.settled
     assert made(tmp_path / "second") == []
+    found, there = (status_of(each / "study") for each in (tmp_path / "second", finished.folder))
+    assert {name: found[name] for name in TRIED} == {name: there[name] for name in TRIED}
+    assert found["trials"]
+    assert found["best"]
 
 
 def test_what_a_study_makes_is_left_there(finished, copied, tmp_path):
