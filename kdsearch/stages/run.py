@@ -35,6 +35,7 @@ from kdsearch.training.recipe_data import supplied
 from kdsearch.training.tools import Tools
 
 RESULT = "result.json"
+OUTGROWN = "a limit of `run` that something failed of is higher now"
 
 
 class Published(TypedDict):
@@ -77,7 +78,8 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
         if name in before and before[name]["key"] != key and found is None and not changed:
             changed = True
             if not is_under_way(tools.folder, name, key):  # else an earlier run said so, and this one goes on with it
-                before = _redoing(stage, before, part, tools)
+                is_outgrown = name in inputs and inputs[name].key == before[name]["key"]
+                before = _redoing(stage, before, part, tools, OUTGROWN if is_outgrown else "")
         last = before.get(name)
         if found is None:
             spent = seconds_before(tools.folder, name, key)
@@ -110,15 +112,17 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
     return made
 
 
-def _redoing(stage: ModuleType, before: Mapping[str, Made], part: Mapping[str, Any], tools: Tools) -> dict[str, Made]:
+def _redoing(
+    stage: ModuleType, before: Mapping[str, Made], part: Mapping[str, Any], tools: Tools, why: str = ""
+) -> dict[str, Made]:
     """Say that this stage and those after it are redone, and why; the last run's artifacts, of which theirs are stale."""
     name: str = stage.NAME
     later = [each.NAME for each in STAGES[STAGES.index(stage) :]]
-    tools.events.write("changed", redo=later)
+    why = why or what_changed(tools.store.folder(name, before[name]["key"]), name, part["capabilities"].values())
+    tools.events.write("changed", redo=later, why=why)
     there = {each: before[each] for each in later if each in before}
     stale = {each: Made(key=was["key"], seconds=was["seconds"], stale=True) for each, was in there.items()}
     write_json(tools.folder / LAST, {**before, **stale})
-    why = what_changed(tools.store.folder(name, before[name]["key"]), name, part["capabilities"].values())
     tools.progress.say(f"{why}: redoing {', '.join(later)}; what they replace stays until `kdsearch clean`")
     return {**before, **stale}
 

@@ -14,6 +14,7 @@ from kdsearch.host import Host
 from kdsearch.kinds import Done, Executor, Job, NoOptions, Trial
 from kdsearch.search.schedule import Piece
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
+from kdsearch.stages.run import OUTGROWN
 from kdsearch.store.files import read_lines
 from kdsearch.verbs import commands
 from tests.stages.every_key import TEXT
@@ -100,6 +101,7 @@ def test_those_that_failed_of_it_are_tried_again(run, tmp_path):
     n = len(events(tmp_path / "old"))
     raised, trained = run(tmp_path / "old", 20.0)
     assert made(tmp_path / "old", n) == ["refine", "distill", "compress", "export", "report"]
+    assert [each["why"] for each in events(tmp_path / "old", "changed")] == [OUTGROWN]
     new, every = run(tmp_path / "new", 20.0)
     assert raised == new
     assert len(every) == 4
