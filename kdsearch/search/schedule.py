@@ -17,16 +17,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
+from kdsearch.errors import PluginError
 from kdsearch.kinds import Ask, Stopper, Trial
 from kdsearch.kinds.options import Value
+
+PLACE = "refine.stopper"  # where a study names what is asked here
 
 
 def epochs_at(rung: float, epochs: int) -> int:
     """After how many of a trial's epochs it is at a rung: with the first that reaches this share of it, as training asks."""
     first = max(1, int(rung * epochs))  # the product may be rounded up: .28 * 25 is more than 7
     return first if first / epochs >= rung else first + 1
+
+
+def rungs_of(stopper: Stopper[Any], epochs: int) -> list[float]:
+    """Where a stopper judges trials of so many epochs: of several rungs in one epoch the last one, and none at the end.
+
+    Raises:
+        PluginError: `rungs` gives something else than increasing shares.
+    """
+    rungs: Any = stopper.rungs()
+    shares: Sequence[Any] = rungs if isinstance(rungs, list | tuple) else (None,)
+    is_right = all(isinstance(each, float) and 0 < each < 1 for each in shares)
+    if not is_right or any(not a < b for a, b in pairwise(shares)):
+        raise PluginError(
+            f"`rungs` of the stopper gives {rungs!r}", path=PLACE, expected="increasing shares between 0 and 1"
+        )
+    at = {epochs_at(rung, epochs): rung for rung in shares}
+    return [rung for after, rung in at.items() if after < epochs]
 
 
 @dataclass(frozen=True)
@@ -163,7 +186,14 @@ class Schedule:
             return True
         known = max(trial.number - self._window + 1, 0)
         others = [each if each.number < known else self._as_at(each, rung) for each in self.trials[: trial.number]]
-        return self._stopper.go_on(rung, trial, others)
+        goes_on: Any = self._stopper.go_on(rung, trial, others)
+        if not isinstance(goes_on, bool | np.bool_):
+            raise PluginError(
+                f"`go_on` of the stopper gives {goes_on!r}",
+                path=PLACE,
+                expected="True, and the trial goes on, or False",
+            )
+        return bool(goes_on)
 
     def _as_at(self, trial: Trial, rung: float) -> Trial:
         """The trial when it had reached the rung; one that ended before is known to have ended."""

@@ -18,7 +18,7 @@ from kdsearch.engine.checkpoint import owner_in
 from kdsearch.errors import ArtifactError, KdsearchError, RefusedError
 from kdsearch.kinds import Ask, Controller, Dim, Stopper, Trial
 from kdsearch.report.words import architecture as words_of
-from kdsearch.search.schedule import Piece, Schedule, epochs_at
+from kdsearch.search.schedule import Piece, Schedule, epochs_at, rungs_of
 from kdsearch.search.storage import begin_storage
 from kdsearch.search.storage import place_of as storage_of
 from kdsearch.search.trials import Board, TrialLog
@@ -83,12 +83,26 @@ def controller_of(materials: Materials) -> Controller[Any]:
     return materials.controller(section.controller, "refine.controller", len(materials.objectives))
 
 
+def stopper_of(materials: Materials) -> tuple[Stopper[Any], list[float]]:
+    """What ends trials early, and at which shares of their length. Raise UserError where it has no such rungs."""
+    section = materials.study.config.refine
+    stopper: Stopper[Any] = materials.make("stopper", section.stopper, "refine.stopper")
+    with materials.asking(stopper, "refine.stopper"), materials.host.naming("stopper", section.stopper.use):
+        return stopper, rungs_of(stopper, section.epochs)
+
+
+def check(materials: Materials) -> None:
+    """Raise UserError, before any work, for a controller or a stopper that no trial could be asked of."""
+    controller_of(materials)
+    stopper_of(materials)
+
+
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.refine
     controller = controller_of(materials)
     kept = offered(inputs["search"], controller, materials.ships, section.first)
     dims = [*architecture_dims(materials, kept), *materials.recipe.dims]
-    stopper: Stopper[Any] = materials.make("stopper", section.stopper, "refine.stopper")
+    stopper, rungs = stopper_of(materials)
     teachers = open_teachers(materials, inputs["prepare"])
     attempt = len(list(work.glob("attempt-*")))
 
@@ -145,10 +159,6 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
             _announce(trial, log, tools)
 
     starts = starts_of(materials, inputs["search"], kept, teachers, work, between)
-    at = {
-        epochs_at(rung, section.epochs): rung for rung in stopper.rungs()
-    }  # of one epoch the last one: it is judged once
-    rungs = [rung for epochs, rung in at.items() if epochs < section.epochs]
     with log.held():
         for trial in _unannounced(log, tools):
             _announce(trial, log, tools)

@@ -87,7 +87,7 @@ def _run(materials: Materials, tools: Tools, until: str) -> dict[str, Artifact]:
             if stage is prepare:
                 check_students(materials)
                 search.check(seen_by(search, materials))  # before a teacher is trained for it
-                refine.controller_of(materials)
+                refine.check(materials)
                 for each in hardly_feasible(materials):
                     tools.progress.say(each)
             if stage in (prepare, search, refine) and until == report.NAME and not tried:

@@ -185,7 +185,7 @@ class Materials:
     def controller(self, use: Use, path: str, n_objectives: int) -> Controller[Any]:
         """A controller that can be asked here, for so many objectives. Raise UserError with the key and line of what forbids it."""
         found: Controller[Any] = self.make("controller", use, path)
-        with self.asking(found, path):
+        with self.asking(found, path), self.host.naming("controller", use.use):
             found.preflight(n_objectives)
         return found
 

@@ -72,7 +72,7 @@ def looked_at(study: Study, host: Host) -> Materials:
         check_expectable(materials, name)
         stored_answers(materials, name)
     search.check(seen_by(search, materials))
-    refine.controller_of(materials)
+    refine.check(materials)
     with placing(study, "run.executor"):
         materials.make("executor", study.executor, "run.executor")
     Logs.of(materials)

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,8 @@ from benchmarks import multi_fidelity
 from kdsearch.builtin.controllers.random import Random
 from kdsearch.builtin.controllers.surrogate import Surrogate, SurrogateOptions
 from kdsearch.builtin.stoppers import Halving, HalvingOptions, Unstopped
-from kdsearch.kinds import Dim, NoOptions, Range, Trial
+from kdsearch.errors import PluginError
+from kdsearch.kinds import Ask, Dim, NoOptions, Range, Stopper, Trial
 from kdsearch.search.schedule import Schedule, epochs_at
 from kdsearch.search.trials import Board, TrialLog
 
@@ -32,6 +34,20 @@ def losses(values, share):
 
 def finish(trial):
     return replace(trial, state="complete", losses=trial.at(1.0), violations=(-1.0,))
+
+
+class Saying(Stopper[NoOptions]):
+    """Says the same of every trial."""
+
+    def __init__(self, said):
+        super().__init__(NoOptions())
+        self.said = said
+
+    def rungs(self):
+        return RUNGS
+
+    def go_on(self, rung, trial, others):
+        return self.said
 
 
 class World:
@@ -278,3 +294,23 @@ def test_the_benchmark_of_rungs_judges_where_trials_are_judged():
         table, Halving(HalvingOptions()), multi_fidelity.in_order([(0,)], table), 1, add=False
     )
     assert [(each.epochs, each.complete) for each in run] == [(4, False), (5, True)]
+
+
+def at_first_rung(said):
+    schedule = Schedule(lambda history: Ask({"x": 0.5, "kind": "a"}), Saying(said), RUNGS, 1, 1, finish)
+    piece = schedule.next()
+    schedule.tell(piece.number, (0.5, 0.5))
+    return schedule.trials[0].state
+
+
+@pytest.mark.parametrize(
+    ("said", "state"), [(True, "running"), (np.True_, "running"), (False, "pruned"), (np.False_, "pruned")]
+)
+def test_a_stopper_says_yes_or_no(said, state):
+    assert at_first_rung(said) == state
+
+
+@pytest.mark.parametrize("said", [None, "no", 1])
+def test_what_a_stopper_says_beside_that_ends_no_trial(said):
+    with pytest.raises(PluginError, match="`go_on` of the stopper gives"):
+        at_first_rung(said)

@@ -1,4 +1,4 @@
-"""Data set, task, teacher, controller and pruner with the mistakes that authors make."""
+"""Data set, task, teacher, controller, stopper and pruner with the mistakes that authors make."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ from kdsearch.kinds import (
     Plan,
     Services,
     Split,
+    Stopper,
     Subject,
     Task,
     Teacher,
+    Trial,
 )
 
 N = 60
@@ -122,6 +124,10 @@ class FaultyTeacher(Teacher[HowOptions]):
 
 
 class FaultyController(Controller[HowOptions]):
+    def preflight(self, n_objectives: int) -> None:
+        if self.options.how == "preflight":
+            raise ValueError("no licence")
+
     def ask(self, space: Any, dims: Any, history: Any, n: int, seed: int) -> Any:
         values = {dim.path: (dim.range.choices or (dim.range.low,))[0] for dim in dims}
         first = next(dim.path for dim in dims if not dim.range.choices)
@@ -133,6 +139,18 @@ class FaultyController(Controller[HowOptions]):
         if how in ("nan", "far", "text"):
             values[first] = {"nan": math.nan, "far": 1e9, "text": "0.5"}[how]
         return {"none": None, "dict": [values]}.get(how, [Ask(values)])
+
+
+class FaultyStopper(Stopper[HowOptions]):
+    def rungs(self) -> Any:
+        how = self.options.how
+        if how == "raise":
+            raise ZeroDivisionError("no rung yet")
+        shares = {"none": None, "text": ["half"], "per cent": (34,), "down": (0.6, 0.3), "one": 0.5}
+        return shares.get(how, (0.5,))
+
+    def go_on(self, rung: float, trial: Trial, others: Sequence[Trial]) -> bool:
+        return True
 
 
 class FaultyPruner(Compressor[HowOptions]):
@@ -151,4 +169,5 @@ def kdsearch_register(register: Register) -> None:
     register.task("faulty", f"{__name__}:FaultyTask")
     register.teacher("faulty", f"{__name__}:FaultyTeacher")
     register.controller("faulty", f"{__name__}:FaultyController")
+    register.stopper("faulty", f"{__name__}:FaultyStopper")
     register.pruner("faulty", f"{__name__}:FaultyPruner")

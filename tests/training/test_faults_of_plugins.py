@@ -143,6 +143,31 @@ def test_of_a_controller(how, words, host, distilled):
     assert caught.value.path == "refine.controller"
 
 
+def test_of_a_controller_before_any_work(host, tmp_path):
+    words = "controller 'faulty' of live 0 fails: ValueError: no licence (in preflight, faulty_plugin.py:"
+    with pytest.raises(PluginError, match=re.escape(words)) as caught:
+        look(tmp_path, host, "refine.controller={use: faulty, options: {how: preflight}}")
+    assert caught.value.path == "refine.controller"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", "stopper 'faulty' of live 0 fails: ZeroDivisionError: no rung yet (in rungs, faulty_plugin.py:"),
+        ("none", "`rungs` of the stopper gives None. Expected increasing shares between 0 and 1"),
+        ("text", "`rungs` of the stopper gives ['half']"),
+        ("per cent", "`rungs` of the stopper gives (34,)"),
+        ("down", "`rungs` of the stopper gives (0.6, 0.3)"),
+        ("one", "`rungs` of the stopper gives 0.5"),
+    ],
+)
+def test_of_a_stopper_before_any_work(how, words, host, tmp_path):
+    with pytest.raises(PluginError, match=re.escape(words)) as caught:
+        look(tmp_path, host, f"refine.stopper={{use: faulty, options: {{how: {how}}}}}")
+    assert caught.value.path == "refine.stopper"
+    assert str(caught.value.file).startswith("--set refine.stopper=")
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [
