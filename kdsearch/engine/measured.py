@@ -12,13 +12,20 @@ from kdsearch.kinds import DataSource, Metric, Predict, Services
 def values_of(
     name: str, metric: Metric[Any], predict: Predict, data: DataSource, split: str, services: Services
 ) -> dict[str, float]:
-    """A metric's values on a split, as it gives them. Raise PluginError where none has its name, and what it raises itself."""
+    """A metric's values on a split, as it gives them. Raise what `check_values` does, and what it raises itself."""
     found = metric.measure(predict, data, split, services)
-    check_named(name, metric, found)
+    check_values(name, metric, found)
     return found
 
 
-def check_named(name: str, metric: Metric[Any], values: Mapping[str, float]) -> None:
+def check_values(name: str, metric: Metric[Any], values: Any) -> None:
+    """Raise PluginError, naming the metric, where these are no numbers by name, or its own name is not among them."""
+    who = f"metric '{name}' ({type(metric).__module__}:{type(metric).__qualname__})"
+    if not isinstance(values, Mapping):
+        raise PluginError(f"{who} gives a {type(values).__name__}", expected="values by name")
     if name not in values:
-        problem = f"metric '{name}' ({type(metric).__module__}:{type(metric).__qualname__}) gives {', '.join(values)}"
+        problem = f"{who} gives {', '.join(map(str, values)) or 'nothing'}"
         raise PluginError(problem, expected=f"'{name}', the name that it is registered by, among them")
+    for each, value in values.items():
+        if not hasattr(value, "__float__"):
+            raise PluginError(f"{who} gives {value!r} as '{each}'", expected="a number")

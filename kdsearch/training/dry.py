@@ -18,7 +18,7 @@ from typing import Any
 from kdsearch.engine.cache import Live
 from kdsearch.engine.fits import check_fits
 from kdsearch.engine.loop import Training, generators_restored
-from kdsearch.engine.measured import check_named
+from kdsearch.engine.measured import check_values
 from kdsearch.engine.recorded import groups_of
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.errors import (
@@ -352,17 +352,17 @@ class _Trial:
 
 def _check_steps(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:
     """Raise UserError for a step of compression whose options name what no network that ships has."""
-    for nth, (path, _) in enumerate(materials.study.config.compress.chain):
+    for nth, (path, step) in enumerate(materials.study.config.compress.chain):
         compressor = compressor_of(materials, nth)
         for role in procedure.shipped():
             model = setup.models[role].copy()
             model.module.cpu()
-            with placing_step(materials, path):
+            with placing_step(materials, path), materials.host.naming(step.kind, step.use.use):
                 compressor.preflight(model, materials.io)
 
 
 def _check_metrics(materials: Materials, setup: LiveSetup, procedure: Procedure[Any]) -> None:
-    """Raise PluginError for a metric that has no value of its own name."""
+    """Raise PluginError for a metric that gives no numbers by name, its own among them."""
     role = procedure.shipped()[0]
     for name, metric in materials.reported.items():
         try:
@@ -370,7 +370,7 @@ def _check_metrics(materials: Materials, setup: LiveSetup, procedure: Procedure[
         except Exception:  # so few samples of an untrained network: whether it can judge is for the run to say
             continue
         try:
-            check_named(name, metric, values)
+            check_values(name, metric, values)
         except PluginError as error:
             _, path = metric_uses(materials.study).get(name, (None, "objectives"))
             raise _placed(materials, error.at(path=path)) from None

@@ -1,4 +1,4 @@
-"""Distillers with the mistakes that authors make."""
+"""Distillers, metrics, procedures and a pruner with the mistakes that authors make."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from kdsearch.hooks import Register, hookimpl
 from kdsearch.kinds import (
+    IO,
+    Compressor,
     DataSource,
     Distiller,
     Metric,
@@ -18,12 +20,14 @@ from kdsearch.kinds import (
     NoOptions,
     Options,
     Phase,
+    Plan,
     Predict,
     Procedure,
     Services,
     Setup,
     Step,
     StudentTap,
+    Subject,
     TapShapes,
     Update,
 )
@@ -139,6 +143,30 @@ class Misnamed(Metric[NoOptions]):
         return {"brier": 0.5, "n": float(len(data.split(split).ids))}
 
 
+class Wordless(Metric[NoOptions]):
+    """Has no values."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> Any:
+        return None
+
+
+class Worded(Metric[NoOptions]):
+    """Its value is a word."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> Any:
+        return {"worded": "good", "n": 3.0}
+
+
+class Locked(Compressor[NoOptions]):
+    """Cannot look at a network."""
+
+    def preflight(self, model: Model, io: IO) -> None:
+        raise KeyError("no key")
+
+    def plan(self, subject: Subject) -> Plan:
+        return Plan({})
+
+
 class Picky(Metric[NoOptions]):
     """Cannot judge few samples."""
 
@@ -196,6 +224,9 @@ def kdsearch_register(register: Register) -> None:
     for cls in (Plain, Narrow, Twofold, Either, Peer, Late, Many, Broken, Number):
         register.distiller(cls.__name__.lower(), f"tests.training.dry_plugin:{cls.__name__}")
     register.metric("misnamed", "tests.training.dry_plugin:Misnamed")
+    register.metric("wordless", "tests.training.dry_plugin:Wordless")
+    register.metric("worded", "tests.training.dry_plugin:Worded")
+    register.pruner("locked", "tests.training.dry_plugin:Locked")
     register.metric("picky", "tests.training.dry_plugin:Picky")
     register.procedure("grown", "tests.training.dry_plugin:Grown")
     register.procedure("growing", "tests.training.dry_plugin:Growing")

@@ -96,6 +96,25 @@ def test_a_metrics_value_has_its_name(sets, path, host, tmp_path):
     check_recipe(opened(tmp_path, host, "kd", "metrics=[picky]"))
 
 
+@pytest.mark.parametrize(
+    ("metric", "words"),
+    [
+        ("wordless", "metric 'wordless' .*dry_plugin:Wordless. gives a NoneType. Expected values by name"),
+        ("worded", "metric 'worded' .*dry_plugin:Worded. gives 'good' as 'worded'. Expected a number"),
+    ],
+)
+def test_a_metric_gives_numbers(metric, words, host, tmp_path):
+    with pytest.raises(PluginError, match=words) as caught:
+        check_recipe(opened(tmp_path, host, "kd", f"metrics=[{metric}]"))
+    assert caught.value.path == "metrics[0]"
+
+
+def test_what_a_pruner_raises_beforehand_is_its_own(host, tmp_path):
+    with pytest.raises(PluginError, match=r"pruner 'locked' of .* fails: KeyError: 'no key'") as caught:
+        check_recipe(opened(tmp_path, host, "kd", "compress.prune={use: locked}"))
+    assert caught.value.path == "compress.prune.use"
+
+
 def test_a_weight_is_of_a_term_that_the_step_gives(host, tmp_path):
     says = r"distiller 'twofold' has no term 'smal'; did you mean 'small'\?.* Expected flat or small"
     with pytest.raises(StudyError, match=says) as caught:
