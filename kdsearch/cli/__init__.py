@@ -43,6 +43,8 @@ def _main(arguments: Sequence[str] | None, came: Callable[[], bool]) -> int:
         except Exception as error:
             if came():  # a library that was being imported swallowed it, and is torn since
                 raise KeyboardInterrupt from error
+            if (blamed := _of_a_plugin(error)) is not None:
+                raise blamed from error
             raise
     except (KdsearchError, InterruptedRun) as error:
         say(str(error))
@@ -89,6 +91,16 @@ def _called(arguments: Sequence[str] | None) -> object:
     code = command()(args=None if arguments is None else list(arguments), prog_name="kdsearch", standalone_mode=False)
     sys.stdout.flush()
     return code
+
+
+def _of_a_plugin(error: Exception) -> KdsearchError | None:
+    """What an installed plugin's code raised, with the plugin's name; None of an error of ours, the parser's, or of a full disk."""
+    if isinstance(error, KdsearchError) or hasattr(error, "format_message"):
+        return None
+    from kdsearch.host import Host
+    from kdsearch.store.files import is_disk_error
+
+    return None if is_disk_error(error) else Host.load().blamed(error)
 
 
 def _ended(error: Mapping[str, object], code: int, as_json: bool) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from kdsearch.cli import main
 from kdsearch.cli.plugins import listing
 from kdsearch.cli.show import describe
 from kdsearch.errors import InterruptedRun, PluginError
@@ -335,3 +337,23 @@ def test_a_module_is_a_plugin_too():
     module = ModuleType("m")
     module.kdsearch_register = hookimpl(lambda register: register.metric("m", "a:B"))
     assert only(("m", module)).names("metric") == ["m"]
+
+
+TORN_SPACE = """
+from kdsearch.kinds import NoOptions, SearchSpace
+class Torn(SearchSpace[NoOptions]):
+    def build(self, spec, io): raise NotImplementedError
+    def narrowed(self, io): raise ValueError("torn")
+"""
+
+
+def test_what_a_plugin_raises_in_any_command_has_its_name(installed, capsys):
+    registers = GOOD.format(name="torn", target="torn_heavy:Torn", extra="").replace(".proxy(", ".search_space(")
+    installed.add(
+        "acme-kd", "1.2", "[kdsearch.v1]\ntorn = torn_register\n", torn_register=registers, torn_heavy=TORN_SPACE
+    )
+    assert main(["score", "--space", "torn", "--proxies", "params", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("plugin 'torn' of acme-kd 1.2 fails: ValueError: torn (in narrowed, torn_heavy.py:5)")
+    assert json.loads(out)["error"]["type"] == "PluginError"
+    assert "Traceback" not in err
