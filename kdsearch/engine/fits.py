@@ -26,6 +26,16 @@ def check_source(source: object) -> None:
         )
     if not isinstance(facts, Mapping):
         raise DataError(f"`facts` of the opened data set ({kind}) are {facts!r}", expected="a dict")
+    splits = source.splits  # type: ignore[attr-defined]
+    if isinstance(splits, str) or not isinstance(splits, Sequence):
+        raise DataError(f"`splits` of the opened data set ({kind}) are {splits!r}", expected="a tuple of names")
+
+
+def check_split(name: str, split: object) -> None:
+    """Raise DataError for what is no split."""
+    if lacks := [each for each in ("ids", "load") if not hasattr(split, each)]:
+        problem = f"split '{name}' of the data set is a {type(split).__name__} without {one_of(lacks)}"
+        raise DataError(problem, expected="a kdsearch.kinds.Split")
 
 
 def check_fits(source: DataSource) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdsearch.engine.fits import check_split
 from kdsearch.engine.groups import groups_in
 from kdsearch.engine.members import Members, Piece
 from kdsearch.engine.shares import budgeted, carved, cut, joined, with_parts
@@ -213,6 +214,8 @@ def arrange(
     named = dict(zip([name for name in KNOWN_SPLITS if name in source.splits], range(len(natives)), strict=True))
     if "train" not in named:
         raise DataError("the data set has no split 'train'", expected="train", fix=f"It has {one_of(source.splits)}.")
+    for name, i in named.items():
+        check_split(name, natives[i])
     targets = Targets.of(source, task)
     read = {name: _read(natives[i], i, targets, name != "unlabeled") for name, i in named.items()}
     _check_ids(read)

@@ -253,14 +253,20 @@ class Host:
     def _who(self, kind: str, name: str) -> str:
         if (kind, name) in self.live:
             return f"{_words(kind)} '{name}', handed over from Python,"
-        found = self.find(kind, name)
+        try:
+            found = self.find(kind, name)
+        except PluginError:  # `file.py:Class`
+            return f"{_words(kind)} '{name}'"
         return f"{_words(kind)} '{found.name}' of {found.plugin.distribution} {found.plugin.version}"
 
     def _extra(self, kind: str, name: str, error: BaseException) -> str:
         """What installs the extra that a capability is registered with, where an import failed; else ""."""
         if not isinstance(error, ImportError) or (kind, name) in self.live:
             return ""
-        found = self.find(kind, name)
+        try:
+            found = self.find(kind, name)
+        except PluginError:
+            return ""
         return f'Run: pip install "{found.plugin.distribution}[{found.entry.extra}]"' if found.entry.extra else ""
 
     def event(self, event: Mapping[str, Any]) -> None:

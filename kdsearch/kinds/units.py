@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdsearch.errors import PluginError
 from kdsearch.kinds.data import Field
 from kdsearch.kinds.model import Model
 from kdsearch.kinds.task import IO
@@ -82,7 +83,14 @@ def in_units(model: Model, io: IO) -> Model:
     """The model, which computes in standard deviations, reading and answering fields that have a mean in their own units.
 
     Of a field beside a field `present_<name>` it reads nothing in samples that lack it, nor of its mask `<name>_mask`.
+
+    Raises:
+        PluginError: it is no Model: what a search space built.
     """
+    given: object = model
+    if not isinstance(given, Model):
+        problem = f"`build` of the search space gives a {type(given).__name__}"
+        raise PluginError(problem, expected="a kdsearch.kinds.Model")
     reads = {i: Scale.of(field) for i, name in enumerate(model.inputs) if (field := io.input(name)).mean}
     answers = {each.name: Scale.of(each) for each in io.outputs if each.mean and each.name in model.outputs}
     places = {name: i for i, name in enumerate(model.inputs)}

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Generator
 
-from kdsearch.errors import FOREIGN, PluginError, TooLargeError, TrialError, UserError, exited, told
+from kdsearch.errors import FOREIGN, KdsearchError, PluginError, TooLargeError, TrialError, UserError, exited, told
 from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, Task
-from kdsearch.kinds.proxy import taps_of
+from kdsearch.kinds.proxy import Taps, taps_of
 from kdsearch.kinds.units import in_units
 from kdsearch.ops.cost import multiply_accumulates, parameters
 from kdsearch.ops.init import gaussian_init
@@ -207,7 +207,8 @@ class Scorer:
     def _probe(self, init: str) -> LiveProbe:
         if init not in self._probes:
             mine = [proxy for proxy in self.proxies.values() if proxy.init == init]
-            taps = {role: [t for proxy in mine for t in taps_of(proxy.taps(), role)] for role in ("student", "teacher")}
+            asked = [_asked(name, proxy) for name, proxy in self.proxies.items() if proxy.init == init]
+            taps = {role: [tap for each in asked for tap in taps_of(each, role)] for role in ("student", "teacher")}
             teacher = self._teacher if any(proxy.needs_teacher for proxy in mine) else None
             if teacher is not None:
                 teacher = initialised(teacher.copy(), init, derive(self.probe_seed, "teacher"))
@@ -242,6 +243,12 @@ class Scorer:
                         raise error.at(path=f"proxy {name}") from error.__cause__
                 except SystemExit as error:
                     raise exited(f"proxy '{name}'", error) from error
+                except KdsearchError:
+                    raise
+                except Exception as error:
+                    problem = f"proxy '{name}' fails on a sample of the space: {told(error)}"
+                    if self.ranks:
+                        raise PluginError(problem, path=f"proxy {name}") from error
         self._first = self._scored(specs[0], raises=True)
         self._is_fitted = True
 
@@ -274,6 +281,21 @@ class Scorer:
         if not found and failed is not None:
             raise _unbuilt(self.space, len(specs), failed) from failed
         return found
+
+
+def _asked(name: str, proxy: Proxy[Any]) -> Taps:
+    """The taps that a proxy asks for. Raise PluginError where these are none."""
+    try:
+        taps: Any = proxy.taps()
+    except KdsearchError:
+        raise
+    except Exception as error:
+        raise PluginError(f"proxy '{name}' fails: {told(error)}", path=f"proxy {name}") from error
+    for each in taps.values() if isinstance(taps, Mapping) else (taps,):
+        if isinstance(each, str) or not isinstance(each, Sequence):
+            expected = "a list of names, or one for `student` and one for `teacher`"
+            raise PluginError(f"`taps` of proxy '{name}' gives {taps!r}", path=f"proxy {name}", expected=expected)
+    return taps  # type: ignore[no-any-return]
 
 
 def initialised(model: Model, init: str, seed: int) -> Model:
@@ -325,7 +347,7 @@ def built(space: SearchSpace[Any], spec: Options, io: IO, seed: int) -> Model:
 
 def cost_of(space: SearchSpace[Any], spec: Options, io: IO, task: Task[Any]) -> Cost:
     """params and MACs by the space's formula, else counted on a built model."""
-    found = space.cost(spec, io)
+    found = _formula(space, spec, io)
     if found is not None:
         return found
     model = built(space, spec, io, 0)
@@ -334,16 +356,24 @@ def cost_of(space: SearchSpace[Any], spec: Options, io: IO, task: Task[Any]) -> 
     return Cost(parameters(model.module), macs)
 
 
+def _formula(space: SearchSpace[Any], spec: Options, io: IO) -> Cost | None:
+    """What the space's formula says, None where it has none. Raise PluginError where that is no Cost."""
+    found: object = space.cost(spec, io)
+    if found is not None and not isinstance(found, Cost):
+        raise PluginError(f"`cost` of the search space gives {found!r}", expected="a kdsearch.kinds.Cost, or None")
+    return found
+
+
 def by_formula(space: SearchSpace[Any], spec: Options, io: IO) -> Cost | None:
     """params and MACs; None where the space has no formula, or its code fails at this spec."""
     try:
-        return space.cost(spec, io)
+        return _formula(space, spec, io)
     except FOREIGN:  # the search tells what cannot be built
         return None
 
 
 def _params(space: SearchSpace[Any], spec: Options, io: IO) -> int:
-    found = space.cost(spec, io)
+    found = _formula(space, spec, io)
     return found.params if found else parameters(built(space, spec, io, 0).module)
 
 

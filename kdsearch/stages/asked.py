@@ -1,12 +1,15 @@
-"""Whether what a controller asks for is a candidate of the dimensions that it was given."""
+"""Whether what a controller asks for is a candidate of the dimensions that it was given, and what a space draws one of its own."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
+
+from torch import Generator
 
 from kdsearch.errors import PluginError
-from kdsearch.kinds import Ask, Dim, Range
+from kdsearch.kinds import Ask, Dim, Options, Range, SearchSpace
 from kdsearch.kit.dims import is_active
 from kdsearch.search.axis import encode
 
@@ -25,6 +28,16 @@ def check_ask(ask: object, dims: Sequence[Dim]) -> None:
         value = ask.values[dim.path]
         if not _holds(dim.range, value):
             raise PluginError(f"the controller asks for {value!r} of '{dim.path}'", expected=_told(dim.range))
+
+
+def check_drawn(space: SearchSpace[Any], rng: Generator) -> None:
+    """Raise PluginError for a space that draws no spec, or whose specs have no canonical form."""
+    space.size()
+    spec: object = space.sample(rng)
+    canonical: object = space.canonical(spec) if isinstance(spec, Options) else None
+    for method, given in (("sample", spec), ("canonical", canonical)):
+        if not isinstance(given, Options):
+            raise PluginError(f"`{method}` of the search space gives {given!r}", expected="its options")
 
 
 def _holds(ranged: Range, value: object) -> bool:

@@ -25,6 +25,7 @@ from kdsearch.search.candidates import Candidate, Explored, Region, explore, los
 from kdsearch.search.needs import check_needs, needing_none
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import TRIED, Scored, Scorer, cost_of, inits_of
+from kdsearch.stages.asked import check_drawn
 from kdsearch.stages.costs import (
     bounds,
     most_params,
@@ -152,6 +153,8 @@ def check(materials: Materials) -> None:
     keys = {f"proxy {use.use}": path for use, path in proxy_uses(materials.study)}
     for role, space in materials.spaces.items():
         try:
+            with materials.host.naming("search_space", materials.study.students[role].space):
+                check_drawn(space, stream(materials.seed, "drawn", role))
             scorer = scorer_of(materials, role)
             scorer.check()
         except UserError as error:
@@ -163,7 +166,8 @@ def check(materials: Materials) -> None:
             if f"proxy {name}" in keys:
                 raise _silent(materials, name, TRIED, why)
         strategy = _strategy(materials, role)
-        with materials.asking(strategy, "search.strategy"):
+        named = materials.host.naming("controller", materials.study.config.search.strategy.use)
+        with materials.asking(strategy, "search.strategy"), named:
             strategy.ask(space, (), [], 1, seed_of(materials, role))
 
 

@@ -1,10 +1,10 @@
-"""Data set, task, teacher, controller, stopper and pruner with the mistakes that authors make."""
+"""Data set, task, teacher, search space, proxy, controller, stopper and pruner with the mistakes that authors make."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from kdsearch.kinds import (
     Options,
     Outputs,
     Plan,
+    Proxy,
+    SearchSpace,
     Services,
     Split,
     Stopper,
@@ -30,6 +32,7 @@ from kdsearch.kinds import (
     Task,
     Teacher,
     Trial,
+    searched,
 )
 
 N = 60
@@ -99,6 +102,10 @@ class FaultyData(Dataset[HowOptions]):
             source.fields = [{"name": "image"}]
         if how == "facts":
             source.facts = None
+        if how == "splits":
+            source.splits = None
+        if how == "split":
+            source.train = None
         if how == "numbers":
             source.train.ids = range(N)
         return source  # type: ignore[no-any-return]
@@ -121,6 +128,46 @@ class FaultyTeacher(Teacher[HowOptions]):
         if self.options.how == "raise":
             raise ValueError("no weights")
         return nn.Linear(64, 3)
+
+
+class FaultySpec(HowOptions):
+    width: Annotated[int, searched(4, 8)] = 4
+
+
+class FaultySpace(SearchSpace[FaultySpec]):
+    """A linear layer. How it is at fault is an option of the spec, which the study fixes."""
+
+    def how(self, method: str) -> bool:
+        return self.region.fixed.get("how") == method
+
+    def sample(self, rng: torch.Generator) -> Any:
+        if self.how("raise"):
+            raise ValueError("nothing to draw from")
+        return {"width": 4} if self.how("sample") else super().sample(rng)
+
+    def canonical(self, spec: FaultySpec) -> Any:
+        return None if self.how("canonical") else super().canonical(spec)
+
+    def cost(self, spec: FaultySpec, io: IO) -> Any:
+        return (1, 2) if self.how("cost") else None
+
+    def build(self, spec: FaultySpec, io: IO) -> Any:
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        return net if self.how("build") else Model(net, ("image",), (), ("logits",), name="linear")
+
+
+class FaultyProxy(Proxy[HowOptions]):
+    def taps(self) -> Any:
+        if self.options.how == "raise":
+            raise ValueError("no such tap")
+        return {"none": None, "one": "logits"}.get(self.options.how, ())
+
+    def fit(self, sample: Any, probe: Any) -> None:
+        if self.options.how == "fit":
+            raise ZeroDivisionError("no sample")
+
+    def score(self, student: Model, probe: Any) -> float:
+        return 1.0
 
 
 class FaultyController(Controller[HowOptions]):
@@ -168,6 +215,8 @@ def kdsearch_register(register: Register) -> None:
     register.dataset("faulty", f"{__name__}:FaultyData")
     register.task("faulty", f"{__name__}:FaultyTask")
     register.teacher("faulty", f"{__name__}:FaultyTeacher")
+    register.search_space("faulty", f"{__name__}:FaultySpace")
+    register.proxy("faulty", f"{__name__}:FaultyProxy")
     register.controller("faulty", f"{__name__}:FaultyController")
     register.stopper("faulty", f"{__name__}:FaultyStopper")
     register.pruner("faulty", f"{__name__}:FaultyPruner")

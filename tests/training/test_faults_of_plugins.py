@@ -66,6 +66,8 @@ def look(folder: Path, host: Host, *sets: str) -> None:
         ("none", DataError, "an opened data set is a NoneType without facts, fields, split or splits"),
         ("fields", DataError, "`fields` of the opened data set (Source) are [{'name': 'image'}]"),
         ("facts", DataError, "`facts` of the opened data set (Source) are None"),
+        ("splits", DataError, "`splits` of the opened data set (Source) are None. Expected a tuple of names"),
+        ("split", DataError, "split 'train' of the data set is a NoneType without ids or load"),
         ("numbers", DataError, "split 'train' has the sample id 0, no text"),
         ("dict", DataError, "split 'train' loads a dict. Expected a kdsearch.kinds.Batch"),
         (
@@ -122,6 +124,43 @@ def test_of_a_teacher(how, words, host, tmp_path):
     with pytest.raises(PluginError, match=re.escape(words)) as caught:
         look(tmp_path, host, f"teacher={{use: faulty, options: {{how: {how}}}}}")
     assert caught.value.path == "teacher.options"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (
+            "raise",
+            "search space 'faulty' of live 0 fails: ValueError: nothing to draw from (in sample, faulty_plugin.py:",
+        ),
+        ("sample", "`sample` of the search space gives {'width': 4}. Expected its options"),
+        ("canonical", "`canonical` of the search space gives None. Expected its options"),
+        ("cost", "`cost` of the search space gives (1, 2). Expected a kdsearch.kinds.Cost, or None"),
+        ("build", "`build` of the search space gives a Sequential. Expected a kdsearch.kinds.Model"),
+    ],
+)
+def test_of_a_search_space(how, words, host, tmp_path):
+    with pytest.raises(PluginError, match=re.escape(words)) as caught:
+        look(tmp_path, host, f"student={{space: faulty, spec: {{how: {how}}}}}", "search.proxy=params")
+    assert caught.value.path == "student.space"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", "proxy 'faulty' fails: ValueError: no such tap (in taps, faulty_plugin.py:"),
+        ("none", "`taps` of proxy 'faulty' gives None"),
+        ("one", "`taps` of proxy 'faulty' gives 'logits'. Expected a list of names"),
+        (
+            "fit",
+            "proxy 'faulty' fails on a sample of the space: ZeroDivisionError: no sample (in fit, faulty_plugin.py:",
+        ),
+    ],
+)
+def test_of_a_proxy(how, words, host, tmp_path):
+    with pytest.raises(PluginError, match=re.escape(words)) as caught:
+        look(tmp_path, host, f"search.proxy=[{{use: faulty, options: {{how: {how}}}}}, params]")
+    assert caught.value.path == "search.proxy[0]"
 
 
 @pytest.mark.parametrize(
