@@ -9,7 +9,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic
 
+from kdsearch.errors import PluginError
 from kdsearch.kinds.options import Capability, O
+
+PLACE = "run.executor"  # where a study names it
 
 
 @dataclass(frozen=True)
@@ -101,3 +104,12 @@ class Executor(Capability, Generic[O]):
 
     def close(self) -> None:
         """Stop every job."""
+
+
+def ended(executor: Executor[Any], timeout_s: float) -> list[Done]:
+    """What the study's executor says has ended. Raise PluginError where it says something else than that."""
+    found: object = executor.wait(timeout_s)
+    if not isinstance(found, list | tuple) or not all(isinstance(each, Done) for each in found):
+        problem = f"`wait` of executor {type(executor).__name__} gives {found!r}"
+        raise PluginError(problem, path=PLACE, expected="a list of kdsearch.kinds.Done, empty where nothing has ended")
+    return [*found]

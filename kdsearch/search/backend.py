@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
 
-from kdsearch.errors import UserError
+from kdsearch.errors import PluginError, UserError
 from kdsearch.kinds import Cost, Done, Executor, Job, Options
+from kdsearch.kinds.executor import PLACE, ended
 from kdsearch.search.scoring import Scored, Scorer
 
 Spec = Mapping[str, Any]
@@ -78,7 +79,7 @@ class Remote:
                     job = self._job(part)
                     running[job.id] = part
                     self.executor.submit(job)
-                for done in self.executor.wait(1.0):
+                for done in ended(self.executor, 1.0):
                     if done.id in running:
                         waiting.extendleft(self._take(running.pop(done.id), done, rows))
                 while following < len(chunks) and len(rows[following]) == len(chunks[following].specs):
@@ -97,6 +98,9 @@ class Remote:
         if done.error:
             over = {f"trial_{done.over}": float(getattr(self, done.over))} if done.over else {}
             found = [self.lost(part.specs[0], done.error, over)]
+        elif not isinstance(done.value, list) or len(done.value) != len(part.specs):
+            problem = f"the executor gives {done.value!r} as the value of job '{done.id}'"
+            raise PluginError(problem, path=PLACE, expected="what the job's function returned")
         else:
             found = [Scored(**row) for row in done.value]
         rows[part.chunk].update((part.first + i, row) for i, row in enumerate(found))

@@ -31,6 +31,7 @@ from kdsearch.errors import (
 )
 from kdsearch.kinds import Phase, Procedure, Setup
 from kdsearch.kinds.data import CHOOSING
+from kdsearch.kinds.executor import ended
 from kdsearch.kit.dims import is_active
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.scoring import by_formula
@@ -169,8 +170,8 @@ def check_where_trials_run(materials: Materials, tools: Tools) -> None:
     while True:
         tools.heed_stop()
         with placing(materials.study, "run.executor"):
-            ended = executor.wait(LOOK_S)
-        for done in ended:
+            found = ended(executor, LOOK_S)
+        for done in found:
             if done.id == job.id:
                 if not done.error and done.value:
                     from kdsearch.training.attempt import from_json

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kdsearch.errors import InterruptedRun, StorageError, printable
+from kdsearch.errors import FOREIGN, InterruptedRun, StorageError, printable, told
 from kdsearch.kinds import Executor
 from kdsearch.store.artifacts import Store
 from kdsearch.store.files import write_json
@@ -187,10 +187,13 @@ class Tools:
         return self._executor
 
     def close(self) -> None:
-        """End the executor's processes."""
-        if self._executor is not None:
-            self._executor.close()
-            self._executor = None
+        """End the executor's processes. What it raises is said: nothing that is done depends on it."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            try:
+                executor.close()
+            except FOREIGN as error:
+                self.progress.say(f"executor {type(executor).__name__} could not be closed: {told(error)}")
 
     def heed_stop(self) -> None:
         """Between pieces of work that are kept whole. Raise InterruptedRun where Ctrl-C or SIGTERM asked for it, StorageError where

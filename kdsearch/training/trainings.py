@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kdsearch.engine.cache import Live
 from kdsearch.engine.conduct import Report
-from kdsearch.errors import InterruptedRun
-from kdsearch.kinds import Job
+from kdsearch.errors import InterruptedRun, PluginError
+from kdsearch.kinds import Done, Job
+from kdsearch.kinds.executor import PLACE, ended
 from kdsearch.store.artifacts import Artifact
 from kdsearch.training.attempt import from_json
 from kdsearch.training.job import Opened, lent
@@ -98,16 +100,16 @@ class Trainings:
         Waits a moment where none has. Raises what ends the study.
         """
         if self._executor.remote:
-            done = self._executor.wait(LOOK_S)
+            done = ended(self._executor, LOOK_S)
         else:
             with lent(self._here, Address(**self._address)):
-                done = self._executor.wait(LOOK_S)
+                done = ended(self._executor, LOOK_S)
         self._count()
         found: dict[str, Outcome | str] = {}
         for each in done:
             if each.id not in self._running:
                 continue
-            if not each.error and "ends" in each.value:
+            if not each.error and "ends" in _value(each):
                 raise from_json(each.value["ends"])
             since, until = self._running.pop(each.id)
             self.done += until - since
@@ -162,6 +164,15 @@ class Trainings:
             self._tools.progress.at(self.done + share - since, f"{name}: loss {loss:.4g}")
 
         return Report(step=moved)
+
+
+def _value(done: Done) -> Mapping[str, Any]:
+    """What a training's job gave. Raise PluginError where the executor has lost it."""
+    value = done.value
+    if not isinstance(value, Mapping) or not {"ends", "outcome"} & value.keys():
+        problem = f"the executor gives {value!r} as the value of job '{done.id}'"
+        raise PluginError(problem, path=PLACE, expected="what the job's function returned")
+    return value
 
 
 def run_trainings(

@@ -1,4 +1,4 @@
-"""Data set, task, teacher, search space, proxy, controller, stopper and pruner with the mistakes that authors make."""
+"""Data set, task, teacher, search space, proxy, controller, stopper, executor and pruner with the mistakes that authors make."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from kdsearch.builtin.executors import perform
 from kdsearch.hooks import Register, hookimpl
 from kdsearch.kinds import (
     IO,
@@ -18,7 +19,10 @@ from kdsearch.kinds import (
     Controller,
     Dataset,
     DataSource,
+    Done,
+    Executor,
     Field,
+    Job,
     Model,
     Options,
     Outputs,
@@ -200,6 +204,28 @@ class FaultyStopper(Stopper[HowOptions]):
         return True
 
 
+class FaultyExecutor(Executor[HowOptions]):
+    """Jobs here, one at a time, which are told wrongly."""
+
+    job: Job | None = None
+
+    def submit(self, job: Job) -> None:
+        self.job = job
+
+    def wait(self, timeout_s: float) -> Any:
+        assert self.job is not None
+        if self.options.how == "lost" and self.job.id != "dry":
+            return [Done(self.job.id, {})]
+        return {"none": None, "name": [self.job.id]}.get(self.options.how, [perform(self.job)])
+
+    def stop(self, id: str) -> None:
+        self.job = None
+
+    def close(self) -> None:
+        if self.options.how == "close":
+            raise OSError("no such process")
+
+
 class FaultyPruner(Compressor[HowOptions]):
     def plan(self, subject: Subject) -> Any:
         if self.options.how == "raise":
@@ -219,4 +245,5 @@ def kdsearch_register(register: Register) -> None:
     register.proxy("faulty", f"{__name__}:FaultyProxy")
     register.controller("faulty", f"{__name__}:FaultyController")
     register.stopper("faulty", f"{__name__}:FaultyStopper")
+    register.executor("faulty", f"{__name__}:FaultyExecutor")
     register.pruner("faulty", f"{__name__}:FaultyPruner")

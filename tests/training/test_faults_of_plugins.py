@@ -16,9 +16,12 @@ from kdsearch.errors import DataError, PluginError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import Ask, Dim, Range
 from kdsearch.stages.asked import check_ask
+from kdsearch.store.artifacts import Store
+from kdsearch.store.folder import Events
 from kdsearch.study import load_study
 from kdsearch.training.dry import check_recipe
 from kdsearch.training.materials import open_materials
+from kdsearch.training.tools import Tools
 from kdsearch.verbs.preflight import looked_at
 from tests.stages.tiny import LESS, run_tiny, run_up_to, write_study
 from tests.training import faulty_plugin
@@ -205,6 +208,36 @@ def test_of_a_stopper_before_any_work(how, words, host, tmp_path):
         look(tmp_path, host, f"refine.stopper={{use: faulty, options: {{how: {how}}}}}")
     assert caught.value.path == "refine.stopper"
     assert str(caught.value.file).startswith("--set refine.stopper=")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("none", "`wait` of executor FaultyExecutor gives None. Expected a list of kdsearch.kinds.Done"),
+        ("name", "`wait` of executor FaultyExecutor gives ['dry']"),
+        ("lost", "the executor gives {} as the value of job '"),
+    ],
+)
+def test_of_an_executor(how, words, host, tmp_path):
+    with pytest.raises(PluginError, match=re.escape(words)) as caught:
+        run_tiny(tmp_path, *LESS, f"run.executor={{use: faulty, options: {{how: {how}}}}}", host=host)
+    assert caught.value.path == "run.executor"
+    assert str(caught.value.file).startswith("--set run.executor=")
+
+
+def test_what_an_executor_raises_when_it_is_closed_loses_nothing(host, tmp_path, capsys):
+    materials = open_materials(load_study(write_study(tmp_path), host, sets=[CLOSES]), host)
+    tools = Tools(Store(tmp_path), Events(tmp_path / "events.jsonl", lambda event: None), tmp_path)
+    tools.executor(materials)
+    tools.close()
+    tools.close()
+    said = capsys.readouterr().err
+    assert re.fullmatch(
+        r"executor FaultyExecutor could not be closed: OSError: no such process \(in close, .*\)\n", said
+    )
+
+
+CLOSES = "run.executor={use: faulty, options: {how: close}}"
 
 
 @pytest.mark.parametrize(
