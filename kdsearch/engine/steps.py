@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
+from typing import Any
 
 from kdsearch.engine.conduct import Conduct
 from kdsearch.engine.feeds import Endless, lengths_of, loaded, order_of
@@ -14,6 +15,8 @@ from kdsearch.errors import PluginError, nearest, one_of
 from kdsearch.kinds import Clock, Phase, Task, Update
 from kdsearch.kinds.data import Batch
 from kdsearch.store.hashing import derive, stream
+
+END = object()  # of what a step yields
 
 
 class Steps:
@@ -90,10 +93,13 @@ class Steps:
         turns = iter(self.phase.step(step))
         while True:
             with self.conduct.precision.autocast():
-                yielded = next(turns, None)
-                if yielded is None:
+                yielded: Any = next(turns, END)
+                if yielded is END:
                     return
                 together = yielded if isinstance(yielded, tuple) else (yielded,)
+                if not all(isinstance(each, Update) for each in together):
+                    problem = f"the step of phase '{self.phase.name}' yields a {type(yielded).__name__}"
+                    raise PluginError(problem, expected="a kdsearch.kinds.Update, or a tuple of them")
                 turn = summed(together, self.weights, scales, step.clock, self.phase.name)
             yield together, turn
 
