@@ -178,13 +178,15 @@ class Host:
                 f"{_words(kind)} '{name}' is registered by {len(same)} plugins",
                 fix=f"Write {' or '.join(map(repr, full))}.",
             )
-        raise self._unknown(kind, name, bare, also)
+        raise self._unknown(kind, name, source, bare, also)
 
-    def _unknown(self, kind: str, name: str, bare: str, also: Sequence[str]) -> PluginError:
+    def _unknown(self, kind: str, name: str, source: str, bare: str, also: Sequence[str]) -> PluginError:
         names, made = [*also, *self.names(kind)], [family.name for family, _ in self.families(kind)]
         elsewhere = [each.kind for each in self.entries() if each.name == bare]
         hint = f"'{bare}' is a {_words(elsewhere[0])}." if elsewhere else self._broken_hint()
         near = nearest(bare, [*names, *self.members(kind)])
+        if not hint and not near:
+            hint = f"Install the package that brings it, here and wherever the study runs{f': {source}' if source else ''}."
         return PluginError(f"unknown {_words(kind)} '{name}'", nearest=near, expected=one_of([*names, *made]), fix=hint)
 
     def _broken_hint(self) -> str:

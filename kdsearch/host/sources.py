@@ -19,13 +19,14 @@ def identity(host: Host, kind: str, name: str) -> str:
 
     `distribution version`, with a digest of the source; of a package in site-packages, of what its installer recorded, since one
     that is being written is installed again and again as the same version. kdsearch's own there is its version alone. Of a class
-    handed over from Python its own source. A family's member is that of its family and its base.
+    handed over from Python its own source, or what it is installed with. A family's member is that of its family and its base.
 
     Raises:
         PluginError: unknown or ambiguous.
     """
     if (live := host.live.get((kind, name))) is not None:
-        return f"live {class_digest(live)}:{class_digest(live.options_class)}"  # type: ignore[attr-defined]
+        own = f"live {class_digest(live)}:{class_digest(live.options_class)}"  # type: ignore[attr-defined]
+        return " ".join([own, *brought_by(live.__module__)])
     found = host.find(kind, name)
     plugin, module = found.plugin, found.entry.target.partition(":")[0]
     source = source_digest(module, whole=plugin.distribution != OWN)
@@ -33,6 +34,16 @@ def identity(host: Host, kind: str, name: str) -> str:
         source = recorded_digest(plugin.distribution)
     parts = [plugin.distribution, plugin.version, source, identity(host, *found.base) if found.base else ""]
     return " ".join(part for part in parts if part)
+
+
+@cache
+def brought_by(module: str) -> tuple[str, ...]:
+    """`distribution version digest` of what is installed with a module; none where it lies elsewhere, or is kdsearch's own."""
+    top, file = module.partition(".")[0], _file(module)
+    if file is None or not is_installed_file(str(file)):
+        return ()
+    found = sorted({*metadata.packages_distributions().get(top, ())} - {OWN})
+    return tuple(" ".join([each, metadata.version(each), recorded_digest(each)]).strip() for each in found)
 
 
 @cache

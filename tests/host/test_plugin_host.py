@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -14,7 +15,8 @@ from kdsearch.cli.plugins import listing
 from kdsearch.cli.show import describe
 from kdsearch.errors import InterruptedRun, PluginError
 from kdsearch.hooks import KINDS, Register, hookimpl
-from kdsearch.host import Host
+from kdsearch.host import Host, sources
+from kdsearch.store import hashing
 from tests import small_plugin
 
 
@@ -357,3 +359,32 @@ def test_what_a_plugin_raises_in_any_command_has_its_name(installed, capsys):
     assert err.startswith("plugin 'torn' of acme-kd 1.2 fails: ValueError: torn (in narrowed, torn_heavy.py:5)")
     assert json.loads(out)["error"]["type"] == "PluginError"
     assert "Traceback" not in err
+
+
+def test_a_class_of_an_installed_package_that_is_handed_over_counts_by_its_version(installed, monkeypatch):
+    """A wheel's files lie where packages do, so that its source is not read."""
+    monkeypatch.setattr(hashing, "_ROOTS", (str(installed.folder),))
+    installed.add(
+        "acme-live", "1.0", "", acme_live="from tests.small_plugin import Score\nclass Acme(Score):\n    pass\n"
+    )
+    (installed.folder / "acme_live-1.0.dist-info" / "top_level.txt").write_text("acme_live\n")
+    acme, found = import_module("acme_live").Acme, []
+    for version in ("1.0", "1.1"):
+        sources.brought_by.cache_clear()
+        (installed.folder / "acme_live-1.0.dist-info" / "METADATA").write_text(f"Name: acme-live\nVersion: {version}\n")
+        found.append(sources.identity(only().with_classes({("proxy", "acme"): acme}), "proxy", "acme"))
+    sources.brought_by.cache_clear()
+    assert [each.rpartition(" acme-live ")[2] for each in found] == ["1.0", "1.1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("zzyzx", "Install the package that brings it, here and wherever the study runs."),
+        ("acme-kd:distiller:zzyzx", "Install the package that brings it, here and wherever the study runs: acme-kd."),
+    ],
+)
+def test_of_a_name_that_nothing_is_like_the_package_is_not_there(name, words):
+    with pytest.raises(PluginError, match=f"unknown distiller '{name}'") as caught:
+        Host.load().find("distiller", name)
+    assert caught.value.fix == words
