@@ -306,7 +306,10 @@ class Live:
     def _fed(self, batch: Batch, rng: Generator) -> Batch:
         if self.view is None:
             return batch
-        found = self.view(batch, rng)
+        found: object = self.view(batch, rng)
+        if not isinstance(found, Batch):
+            problem = f"`view` of teacher '{self.model.name}' gives a {type(found).__name__}"
+            raise PluginError(problem, expected="a kdsearch.kinds.Batch")
         if found.ids != batch.ids:
             problem = f"the view of teacher '{self.model.name}' has other samples than the batch"
             raise PluginError(problem, expected="the same ids in the same order")

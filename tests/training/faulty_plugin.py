@@ -131,7 +131,13 @@ class FaultyTeacher(Teacher[HowOptions]):
     def model(self, io: IO, services: Services) -> Any:
         if self.options.how == "raise":
             raise ValueError("no weights")
-        return nn.Linear(64, 3)
+        linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        return (
+            Model(linear, ("image",), (), ("logits",), name="seen") if self.options.how == "view" else nn.Linear(64, 3)
+        )
+
+    def view(self, batch: Batch, rng: torch.Generator) -> Any:
+        return None if self.options.how == "view" else batch
 
 
 class FaultySpec(HowOptions):

@@ -185,6 +185,13 @@ def test_of_a_controller(how, words, host, distilled):
     assert caught.value.path == "refine.controller"
 
 
+def test_of_a_teachers_view(host, tmp_path):
+    with pytest.raises(
+        PluginError, match=r"`view` of teacher 'seen' gives a NoneType\. Expected a kdsearch.kinds.Batch"
+    ):
+        look(tmp_path, host, "teacher={use: faulty, options: {how: view}}", "search.proxy=params")
+
+
 def test_of_a_controller_before_any_work(host, tmp_path):
     words = "controller 'faulty' of live 0 fails: ValueError: no licence (in preflight, faulty_plugin.py:"
     with pytest.raises(PluginError, match=re.escape(words)) as caught:
