@@ -60,20 +60,25 @@ def _study_of(study: Study | Path | str, host: Host) -> Study:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One thing to train: architecture and recipe, with a fresh model.
+    """One thing to train: architecture and recipe, with fresh models.
 
     Args:
         number: of its trial. specs: role -> architecture spec. recipe: distillers, weights, training settings.
-        model: freshly initialised; a function of the study's seed and the number.
+        models: role -> freshly initialised model; a function of the study's seed, the number and the role.
         costs: params, MACs, and of the file where the study limits it.
     """
 
     number: int
     specs: Mapping[str, Mapping[str, Any]]
     recipe: ResolvedRecipe
-    model: Model
+    models: Mapping[str, Model]
     costs: Mapping[str, float]
     values: Mapping[str, Any]
+
+    @property
+    def model(self) -> Model:
+        """The student's, or of several the first one's."""
+        return next(iter(self.models.values()))
 
     def __repr__(self) -> str:
         words = " + ".join(spec_words(spec) or role for role, spec in self.specs.items())
@@ -191,11 +196,13 @@ class Session:
     def _candidate(self, number: int, ask: Ask) -> Candidate:
         trial = Trial(number, ask.values)
         specs = trial_facts.specs_of(trial, self.kept)
-        role = next(iter(specs))
-        model = self.materials.build_student(role, specs[role], derive(self.materials.seed, "session", number))
+        models = {
+            role: self.materials.build_student(role, spec, derive(self.materials.seed, "session", number, role))
+            for role, spec in specs.items()
+        }
         recipe = self.materials.recipe.at(trial_facts.recipe_values(self.materials, trial))
         return Candidate(
-            number, specs, recipe, model, trial_facts.costs_of(self.materials, trial, self.kept), ask.values
+            number, specs, recipe, models, trial_facts.costs_of(self.materials, trial, self.kept), ask.values
         )
 
     def tell(self, candidate: Candidate, values: Mapping[str, float]) -> None:

@@ -12,7 +12,7 @@ import torch
 import kdsearch
 from kdsearch.errors import StudyError, UserError
 from kdsearch.host import Host
-from kdsearch.kinds import Ask, Controller, NoOptions
+from kdsearch.kinds import Ask, Controller, NoOptions, Procedure
 from kdsearch.kinds.space import draw
 from kdsearch.study import load_study
 from tests.builtin.test_csv_logger import TestCsv as Csv
@@ -26,6 +26,15 @@ class ByHistory(Controller[NoOptions]):
     def ask(self, space, dims, history, n, seed):
         rng = torch.Generator().manual_seed(seed + 1000 * len(history))
         return [Ask({dim.path: draw(dim, rng) for dim in dims}) for _ in range(n)]
+
+
+class Both(Procedure[NoOptions]):
+    """Two students, in a loop of one's own."""
+
+    roles = ships = ("a", "b")
+
+    def phases(self, setup):
+        raise NotImplementedError
 
 
 def study(**changes):
@@ -132,6 +141,18 @@ def test_models_are_fresh_and_a_function_of_number_and_seed(tmp_path):
     assert any(
         weights[name].shape != other[name].shape or not torch.equal(weights[name], other[name]) for name in other
     )
+
+
+def test_of_several_students_each_has_a_model_of_its_own(tmp_path):
+    one = {"space": "cifar_resnet", "spec": {"depths": [1, 1, 1], "widths": [4, 4, 4]}}
+    both = tiny(student=None, students={"a": one, "b": one}, recipe={"procedure": {"use": Both}})
+    with kdsearch.Session(both, tmp_path) as session:
+        found = session.ask()
+    assert [*found.models] == [*found.specs] == ["a", "b"]
+    assert found.model is found.models["a"]
+    first, second = (each.module.state_dict() for each in found.models.values())
+    assert [*first] == [*second]
+    assert not all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_more_trials_go_on_and_another_recipe_begins(tmp_path):
