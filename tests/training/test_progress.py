@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from kdsearch.kinds import Done
 from kdsearch.training import trainings
 from kdsearch.training.request import Request
 from kdsearch.training.share import share_of, tell_share
@@ -102,7 +103,7 @@ def tools(monkeypatch):
     def wait(_):
         outcome = {"history": [], "done": True, "score": None, "share": 1.0}
         value = {"outcome": outcome}
-        return [SimpleNamespace(id=jobs.pop(0).id, error="", value=value, seconds=1.0, over="")] if jobs else []
+        return [Done(jobs.pop(0).id, value, seconds=1.0)] if jobs else []
 
     executor = SimpleNamespace(remote=True, slots=2, submit=jobs.append, wait=wait, stop=None)
     tools = SimpleNamespace(
