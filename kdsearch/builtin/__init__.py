@@ -15,11 +15,25 @@ def kdsearch_register(register: Register) -> None:
     _teachers(register)
     for part in (vision, text, tables, graph):
         part.register(register)
-    for metric in ("accuracy", "top5", "balanced_accuracy", "nll", "ece"):
-        cls = {"nll": "NegativeLogLikelihood", "ece": "CalibrationError"}.get(metric) or metric.title().replace("_", "")
-        register.metric(metric, f"{_AT}.metrics:{cls}")
-    for metric in ("f1", "precision", "recall", "auroc", "average_precision", "cohen_kappa", "matthews"):
-        register.metric(metric, f"{_AT}.torch_metrics:{metric.title().replace('_', '')}", about="by torchmetrics")
+    for name, cls, about in (
+        ("accuracy", "Accuracy", "share of samples whose class is found"),
+        ("top5", "Top5", "share of samples whose class is among the five likeliest"),
+        ("balanced_accuracy", "BalancedAccuracy", "share found of a class, mean over the classes"),
+        ("nll", "NegativeLogLikelihood", "mean -log p of the class; less is better"),
+        ("ece", "CalibrationError", "expected calibration error; less is better (Guo et al. 2017)"),
+    ):
+        register.metric(name, f"{_AT}.metrics:{cls}", about=about)
+    for name, about in {
+        "f1": "of a class's precision and recall, mean over the classes",
+        "precision": "share of a class's answers that are right, mean over the classes",
+        "recall": "share of a class's samples that are found, mean over the classes",
+        "auroc": "area under the ROC curve, each class against the rest, mean over the classes",
+        "average_precision": "area under precision and recall, each class against the rest, mean over the classes",
+        "cohen_kappa": "agreement beyond chance",
+        "matthews": "Matthews' correlation of answers and classes",
+    }.items():
+        cls = name.title().replace("_", "")
+        register.metric(name, f"{_AT}.torch_metrics:{cls}", about=f"{about}; by torchmetrics")
     of_distillers = "minus the loss of an untrained student: one for every distiller"
     register.family("proxy", "kd", "distiller", f"{_AT}.distiller_proxy:proxy_of", about=of_distillers)
     about = "how near an untrained student's relations between samples are to the teacher's, over all stages"
@@ -29,16 +43,20 @@ def kdsearch_register(register: Register) -> None:
     register.quantizer("int4", f"{_AT}.int4.quantizer:Int4", about="4-bit weights in blocks, convolutions too")
     register.pruner("channels", f"{_AT}.channels.pruner:Channels", about="structured channels")
     register.sparsifier("magnitude", f"{_AT}.magnitude:Magnitude", about="zeros by magnitude, unstructured or 2:4")
-    for name, cls in {
-        "optuna": "Optuna",
-        "surrogate": "Surrogate",
-        "random": "Random",
-        "exhaustive": "Exhaustive",
-        "evolution": "Evolution",
+    for name, about in {
+        "optuna": "TPE, NSGA-II, Gaussian processes or random draws, by Optuna",
+        "surrogate": "a Gaussian process over scores, architecture and recipe",
+        "random": "uniform draws, each candidate once",
+        "exhaustive": "every candidate of a finite space",
+        "evolution": "neighbours and crossover; aging, elitist or by Pareto fronts",
     }.items():
-        register.controller(name, f"{_AT}.controllers.{name}:{cls}")
-    for name, cls in {"halving": "Halving", "median": "Median", "none": "Unstopped"}.items():
-        register.stopper(name, f"{_AT}.stoppers:{cls}")
+        register.controller(name, f"{_AT}.controllers.{name}:{name.title()}", about=about)
+    for name, cls, about in (
+        ("halving", "Halving", "the best share of what reached a rung goes on (successive halving)"),
+        ("median", "Median", "goes on unless more than half at a rung is better (Golovin et al. 2017)"),
+        ("none", "Unstopped", "every trial runs through"),
+    ):
+        register.stopper(name, f"{_AT}.stoppers:{cls}", about=about)
     register.executor("inprocess", f"{_AT}.executors:InProcess", about="one after another in this process")
     register.executor(
         "processes", f"{_AT}.processes:Processes", about="local processes, which stay warm from trial to trial"

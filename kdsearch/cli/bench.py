@@ -22,30 +22,35 @@ from kdsearch.cli.options import (
 )
 from kdsearch.limits import EPOCHS, SEEDS, TRIALS, WORKERS
 
-app = typer.Typer(
-    no_args_is_help=True, help="Judge scores and strategies on tables of known accuracies, and files by their speed."
-)
+app = typer.Typer(no_args_is_help=True, help="Judge scores and strategies on tables; time ONNX files.")
 
 Table = Annotated[
-    Path, option("--table", help="CSV or CSV.GZ with a column 'arch' (or d1, d2, ...), one row an architecture.")
+    Path,
+    option(
+        "--table", metavar="FILE", help="CSV or CSV.GZ with a column 'arch' (or d1, d2, ...), one row an architecture."
+    ),
 ]
-Column = Annotated[str, option("--column", help="The column with the accuracy.")]
-Data = Annotated[str | None, option("--data", help="A data set that the scores see; default: noise.")]
+Column = Annotated[str, option("--column", metavar="NAME", help="The column with the accuracy.")]
+Data = Annotated[str | None, option("--data", metavar="NAME", help="A data set that the scores see; default: noise.")]
 
 
 @app.command("onnx")
 def onnx(
-    files: Annotated[list[Path], typer.Argument(help="ONNX files, measured in turns.", metavar="FILE...")],
+    files: Annotated[list[Path], typer.Argument(help="ONNX files, measured in turns.", metavar="FILE")],
     batch: Annotated[int, option("--batch", min=1, help="Samples a call, where the file leaves that open.")] = 1,
     threads: Annotated[int, option("--threads", min=1, max=WORKERS, help="Inside an operator.")] = 1,
     rounds: Annotated[int, option("--rounds", min=1, max=TRIALS, help="Each measures every file.")] = 15,
     size: Annotated[
         list[str] | None,
-        option("--size", help="NAME=3,224,224: an input's sizes without the batch, where the file leaves them open."),
+        option(
+            "--size",
+            metavar="NAME=SIZES",
+            help="NAME=3,224,224: an input's sizes without the batch, where the file leaves them open.",
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Latency, throughput and memory of files: rounds in turns, after a warm-up; min, median, p95 and spread of the rounds."""
+    """Latency, throughput and memory of ONNX files. Rounds in turns, after a warm-up; min, median, p95 and spread of the rounds."""
     from kdsearch.cli.output import answer
     from kdsearch.verbs import commands
 
@@ -61,9 +66,15 @@ def proxies(
     study: OwnStudy = None,
     names: Annotated[
         str,
-        option("--proxies", help="Proxies, separated by commas, or all; default: auto, its terms and the baselines."),
+        option(
+            "--proxies",
+            metavar="NAMES",
+            help="Proxies, separated by commas, or all; default: auto, its terms and the baselines.",
+        ),
     ] = "",
-    sample: Annotated[int | None, option("--sample", help="So many rows, drawn uniformly; default: all.")] = None,
+    sample: Annotated[
+        int | None, option("--sample", metavar="N", help="So many rows, drawn uniformly; default: all.")
+    ] = None,
     seed: ScoreSeed = None,
     init_seeds: InitSeeds = None,
     data: Data = None,
@@ -101,12 +112,19 @@ def search(
     column: Column,
     space: Space = None,
     study: OwnStudy = None,
-    budget: Annotated[str, option("--budget", help="Numbers of trainings, separated by commas.")] = "10,25,50,100",
+    budget: Annotated[
+        str, option("--budget", metavar="NUMBERS", help="Numbers of trainings, separated by commas.")
+    ] = "10,25,50,100",
     repeats: Annotated[
         int, option("--repeats", min=1, max=TRIALS, help="Searches with a seed of their own each.")
     ] = 20,
     strategies: Annotated[
-        str, option("--strategies", help="Names, separated by commas; default: kdsearch and what it is compared with.")
+        str,
+        option(
+            "--strategies",
+            metavar="NAMES",
+            help="Names, separated by commas; default: kdsearch and what it is compared with.",
+        ),
     ] = "",
     candidates: Annotated[
         int | None,
@@ -115,7 +133,10 @@ def search(
         ),
     ] = None,
     max_params: Annotated[
-        float, option("--max-params", min=0.0, help="Share of the largest one's parameters that all keep to.")
+        float,
+        option(
+            "--max-params", metavar="SHARE", min=0.0, help="Share of the largest one's parameters that all keep to."
+        ),
     ] = 1.0,
     seed: ScoreSeed = None,
     data: Data = None,
@@ -124,7 +145,7 @@ def search(
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
-    """Search strategies by the best accuracy of a table that they find in so many trainings."""
+    """Search strategies, by what they find in a table. The best accuracy after so many of its trainings."""
     from kdsearch.cli.output import answer
     from kdsearch.verbs import commands
 
@@ -159,10 +180,14 @@ def table(
     seeds: Annotated[
         int, option("--seeds", min=1, max=SEEDS, help="Trainings of each: other initialisation, other batches.")
     ] = 1,
-    kinds: Annotated[str, option("--kinds", help="kd: the recipe as it is; ce: labels alone; default: both.")] = "",
-    out: Annotated[Path | None, option("--out", help="The CSV; default: table.csv in the folder.")] = None,
+    kinds: Annotated[
+        str, option("--kinds", metavar="KINDS", help="kd: the recipe as it is; ce: labels alone; default: both.")
+    ] = "",
+    out: Annotated[
+        Path | None, option("--out", metavar="FILE", help="The CSV; default: table.csv in the folder.")
+    ] = None,
     folder: Annotated[
-        Path | None, option("--dir", help="The folder; default: the file's stem and -table beside it.")
+        Path | None, option("--dir", metavar="DIR", help="The folder; default: the file's stem and -table beside it.")
     ] = None,
     workers: Annotated[
         int | None, option("--workers", min=1, max=WORKERS, help="Trainings at once; changes no result.")
@@ -172,7 +197,7 @@ def table(
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
-    """Make such a table: students of a study's space distilled alike. Killed at any moment, the same command goes on."""
+    """Make such a table: students of a space distilled alike. Killed at any moment, the same command goes on."""
     from kdsearch.cli.output import answer
     from kdsearch.verbs import commands
 

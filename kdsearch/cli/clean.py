@@ -12,7 +12,7 @@ def clean(
     dry_run: Annotated[bool, option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove artifacts and work of earlier studies and seeds that the folder's last run does not use."""
+    """Remove what earlier studies and seeds left in a folder. What its last run uses stays."""
     from kdsearch.cli.output import answer
     from kdsearch.verbs import commands
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kdsearch.cli.options import AllowCode, Json, option
-from kdsearch.limits import EPOCHS, WHOLE
+from kdsearch.cli.options import AllowCode, Json, option, seed_option
+from kdsearch.limits import EPOCHS
 
 _OPTIONS = {"--prune": "importance=taylor", "--data": "image=x", "--format": "block=64", "--output": "iou=0.6"}
 _TARGETS = "params=0.7 or macs=0.7, the share that stays, or latency=1.5ms in onnxruntime here"
@@ -24,11 +24,12 @@ def compress(
             metavar="MODEL",
         ),
     ],
-    out: Annotated[Path, option("--out", help="Folder for files and cards.")],
+    out: Annotated[Path, option("--out", metavar="DIR", help="Folder for files and cards.")],
     data: Annotated[
         str | None,
         option(
             "--data",
+            metavar="DATA",
             help="A data set's name, a .npz file or a folder of images; after commas its options, own.npz,image=x. Without, no "
             "quality.",
         ),
@@ -37,24 +38,43 @@ def compress(
         str,
         option(
             "--normalize",
+            metavar="HOW",
             help="What MODEL was trained on: imagenet, none, -1..1 or 0..255; auto: what it says itself, or tried on validation.",
         ),
     ] = "auto",
     input_shape: Annotated[
-        str, option("--input-shape", help="3,224,224, where neither data nor network say it, or a file leaves it open.")
+        str,
+        option(
+            "--input-shape",
+            metavar="SIZES",
+            help="3,224,224, where neither data nor network say it, or a file leaves it open.",
+        ),
     ] = "",
-    weights: Annotated[Path | None, option("--weights", help="FILE.safetensors for the network.")] = None,
+    weights: Annotated[
+        Path | None, option("--weights", metavar="FILE", help="FILE.safetensors for the network.")
+    ] = None,
     teacher: Annotated[
-        str | None, option("--teacher", help="What recovery learns from, named as MODEL is; default: MODEL itself.")
+        str | None,
+        option(
+            "--teacher", metavar="MODEL", help="What recovery learns from, named as MODEL is; default: MODEL itself."
+        ),
     ] = None,
     teacher_weights: Annotated[
-        Path | None, option("--teacher-weights", help="FILE.safetensors for the teacher.")
+        Path | None, option("--teacher-weights", metavar="FILE", help="FILE.safetensors for the teacher.")
     ] = None,
     prune: Annotated[
-        str, option("--prune", help=f"{_TARGETS}; after commas other options of the pruner, importance=taylor.")
+        str,
+        option(
+            "--prune",
+            metavar="TARGET",
+            help=f"{_TARGETS}; after commas other options of the pruner, importance=taylor.",
+        ),
     ] = "",
     pruner: Annotated[
-        str, option("--pruner", help="channels, or another one that is installed, such as hierarchical_prune.")
+        str,
+        option(
+            "--pruner", metavar="NAME", help="channels, or another one that is installed, such as hierarchical_prune."
+        ),
     ] = "channels",
     recover_epochs: Annotated[
         int, option("--recover-epochs", min=0, max=EPOCHS, help="Of distillation after pruning, with data.")
@@ -69,12 +89,16 @@ def compress(
         ),
     ] = 0,
     reads: Annotated[
-        str, option("--input", help="What files of images read: prepared floats, pixels (uint8) or any_size.")
+        str,
+        option(
+            "--input", metavar="HOW", help="What files of images read: prepared floats, pixels (uint8) or any_size."
+        ),
     ] = "prepared",
     answers: Annotated[
         str,
         option(
             "--output",
+            metavar="WHAT",
             help="What files answer: raw; probabilities or class, where the network scores classes; boxes, after non-maximum "
             "suppression; after commas options of this, boxes,scores=sigmoid,iou=0.6.",
         ),
@@ -83,6 +107,7 @@ def compress(
         list[str] | None,
         option(
             "--format",
+            metavar="FORMAT",
             help="onnx-fp32, onnx-int8, onnx-int4, or of another exporter; after commas options of the quantizer, "
             "onnx-int4,block=64; may be repeated.",
         ),
@@ -91,14 +116,16 @@ def compress(
         str,
         option(
             "--calibration",
+            metavar="DATA",
             help="What quantizers see: data, random (noise), or, with no labels, a folder of images or a .npz of inputs as MODEL "
             "reads them; without --data files are compared on these, too.",
         ),
     ] = "data",
     max_drop: Annotated[
-        float | None, option("--max-drop", help="How much worse than fp32; default: 0.01 of a share, 1 % of others.")
+        float | None,
+        option("--max-drop", metavar="DROP", help="How much worse than fp32; default: 0.01 of a share, 1 % of others."),
     ] = None,
-    seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Of splits, noise and recovery.")] = 0,
+    seed: Annotated[int, seed_option("Of splits, noise and recovery.")] = 0,
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:

@@ -14,7 +14,7 @@ def dashboard(
     ] = 8080,
     opens: Annotated[bool, option("--open/--no-open", help="Show it in the browser.")] = False,
 ) -> None:
-    """Show the trials in a browser, while the study runs and after; nothing is changed. Ctrl-C ends it."""
+    """Show the trials in a browser, while it runs and after. Nothing is changed. Ctrl-C ends it."""
     from kdsearch.verbs import commands
 
     def told(line: str) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def data(as_json: Json = False) -> None:
-    """List data sets and weights: present, or the exact command that installs them."""
+    """List data sets and weights, and what installs them."""
     from kdsearch.cli.output import print_json, table
     from kdsearch.host import Host
 

@@ -14,13 +14,14 @@ def export(
         str,
         option(
             "--format",
+            metavar="FORMAT",
             help="The study's exporter and fp32 or a quantizer: onnx-fp32, onnx-int8.",
         ),
     ],
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
-    """Write one format of a study's student, checked against the torch student."""
+    """Write one format of a finished study's student. It is checked against the torch student."""
     from kdsearch.cli.output import answer
     from kdsearch.verbs import commands
 

@@ -11,10 +11,10 @@ from kdsearch.cli.options import Json
 
 
 def init(
-    file: Annotated[Path, typer.Argument(help="Study to write.", metavar="[FILE]")] = Path("study.yaml"),
+    file: Annotated[Path, typer.Argument(help="Study to write.", metavar="FILE")] = Path("study.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Write a commented study that runs as it is, and beside it the schema that editors check it by."""
+    """Write a commented study that runs as it is. Beside it goes the schema that editors check it by."""
     import json
 
     from kdsearch.cli.output import show

@@ -7,24 +7,28 @@ from typing import Annotated
 
 import typer
 
-from kdsearch.cli.options import Json, option
-from kdsearch.limits import WHOLE
+from kdsearch.cli.options import Json, option, seed_option
 
 
 def quickstart(
-    folder: Annotated[Path, typer.Argument(help="Folder to make.", metavar="[DIR]", file_okay=False)] = Path(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.", metavar="DIR", file_okay=False)] = Path(
         "quickstart"
     ),
-    seed: Annotated[int, option("--seed", min=0, max=WHOLE, help="Another seed, other numbers.")] = 0,
+    seed: Annotated[int, seed_option("Another seed, other numbers.")] = 0,
     data: Annotated[
-        str, option("--data", help="digits, mnist5k or earth_tiles; `kdsearch data` says whether they are there.")
+        str,
+        option(
+            "--data",
+            metavar="NAME",
+            help="digits, mnist5k or earth_tiles; `kdsearch data` says whether they are there.",
+        ),
     ] = "digits",
     teacher: Annotated[
-        str, option("--teacher", help="trained, or efficientnet-lite0, which is for earth_tiles.")
+        str, option("--teacher", metavar="NAME", help="trained, or efficientnet-lite0, which is for earth_tiles.")
     ] = "trained",
     as_json: Json = False,
 ) -> None:
-    """Run a small study end to end: teacher, search, distillation, compression, verified ONNX files, report."""
+    """Run a small study end to end, from a teacher to ONNX files. Search, distillation, pruning, INT8 and INT4, and the report."""
     from kdsearch.cli.output import answer
     from kdsearch.verbs import commands
 

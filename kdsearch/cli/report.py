@@ -6,7 +6,7 @@ from kdsearch.cli.options import AllowCode, Folder, Json
 
 
 def report(folder: Folder, allow_code: AllowCode = None, as_json: Json = False) -> None:
-    """Write the report of a finished study again, and say where it is."""
+    """Write the report of a finished study again."""
     from kdsearch.cli.output import answer
     from kdsearch.verbs import commands
 

@@ -12,7 +12,7 @@ from kdsearch.limits import WORKERS
 def run(
     file: StudyFile,
     folder: Annotated[
-        Path | None, option("--dir", help="The study's folder; default: the file's stem beside it.")
+        Path | None, option("--dir", metavar="DIR", help="The study's folder; default: the file's stem beside it.")
     ] = None,
     workers: Annotated[
         int | None, option("--workers", min=1, max=WORKERS, help="Trials at once; changes no result.")
@@ -22,6 +22,7 @@ def run(
         str | None,
         option(
             "--pick",
+            metavar="RULE",
             help="Which trial wins: best, knee, or as min:latency_ms,accuracy>=0.9; see distill.pick.",
         ),
     ] = None,

@@ -6,7 +6,7 @@ from kdsearch.cli.options import Json
 
 
 def schema(as_json: Json = False) -> None:
-    """Print the JSON Schema of study files, including the options of installed plugins."""
+    """Print the JSON Schema of study files. It includes the options of installed plugins."""
     from kdsearch.cli.output import print_json
     from kdsearch.host import Host
     from kdsearch.study.json_schema import study_schema

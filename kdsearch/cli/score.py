@@ -12,15 +12,20 @@ from kdsearch.limits import CANDIDATES, WORKERS
 def score(
     space: Space = None,
     study: OwnStudy = None,
-    proxies: Annotated[str, option("--proxies", help="Proxies, separated by commas.")] = "auto",
+    proxies: Annotated[str, option("--proxies", metavar="NAMES", help="Proxies, separated by commas.")] = "auto",
     archs: Annotated[
-        Path | None, option("--archs", help="A file with one architecture a line, as the space writes it or as JSON.")
+        Path | None,
+        option(
+            "--archs", metavar="FILE", help="A file with one architecture a line, as the space writes it or as JSON."
+        ),
     ] = None,
     sample: Annotated[
         int | None, option("--sample", max=CANDIDATES, help="Score so many specs drawn from the space; default: 10.")
     ] = None,
     teacher: Teacher = None,
-    data: Annotated[str | None, option("--data", help="A data set; default: noise, such as the space reads.")] = None,
+    data: Annotated[
+        str | None, option("--data", metavar="NAME", help="A data set; default: noise, such as the space reads.")
+    ] = None,
     seed: ScoreSeed = None,
     init_seeds: InitSeeds = None,
     workers: Annotated[int, option("--workers", min=1, max=WORKERS, help="Processes; changes no score.")] = 1,

@@ -18,7 +18,7 @@ def validate(
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
-    """Check a study file: keys, types, names, options, combinations; data and teachers are opened. Nothing is written."""
+    """Check a study file, before any work. Keys, types, names, options; data and teachers are opened, nothing is written."""
     from kdsearch.cli.output import answer, show, stdout_kept
     from kdsearch.host import Host
     from kdsearch.study import load_study

@@ -16,13 +16,14 @@ def verify(
         Path | None,
         option(
             "--data",
+            metavar="PATH",
             help="Measure quality too: the study's folder or file, or a .npz with the inputs as the file reads them and 'label'.",
         ),
     ] = None,
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
-    """Check an exported file against its card: contents, names, answers. Exit code 3 says what differs."""
+    """Check an exported file against its card. Contents, names, answers; exit code 3 says what differs."""
     from kdsearch.cli.output import answer
     from kdsearch.verbs import commands
 

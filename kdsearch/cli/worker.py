@@ -18,7 +18,7 @@ def worker(
     allow_code: AllowCode = None,
     as_json: Json = False,
 ) -> None:
-    """Do trials of a study that `kdsearch run` works on elsewhere, in a folder that both machines share. Ctrl-C ends it."""
+    """Do trials of a study that runs on another machine. Both share its folder. Ctrl-C ends it."""
     from kdsearch.cli.output import answer
     from kdsearch.verbs import commands
 

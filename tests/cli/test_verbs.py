@@ -95,20 +95,10 @@ def test_schema_errors_are_said_before_torch_is_imported():
 def test_help_names_every_verb(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    verbs = [
-        "quickstart",
-        "init",
-        "validate",
-        "schema",
-        "data",
-        "run",
-        "status",
-        "report",
-        "export",
-        "score",
-        "plugins",
-    ]
-    assert all(re.search(rf"^  {verb}\b", out, re.MULTILINE) for verb in verbs)
+    commands = out.partition("Commands:\n")[2]
+    sentences = re.findall(r"^  ([a-z]+) .*[^.]\.$", commands, re.MULTILINE)  # each a whole one at 80 columns
+    assert len(sentences) == len(commands.splitlines())
+    assert {"quickstart", "init", "validate", "run", "status", "worker", "export", "compress", "verify"} <= {*sentences}
     assert run(capsys, "--version") == (0, f"{__version__}\n", "")
 
 
@@ -137,7 +127,7 @@ def test_help_names_every_verb(capsys):
         ),
         ("quickstart --seed -1", "kdsearch quickstart: invalid value for '--seed'"),
         ("status file.yaml", "kdsearch status: invalid value for 'DIR'"),
-        ("quickstart file.yaml", "kdsearch quickstart: invalid value for '[DIR]'"),
+        ("quickstart file.yaml", "kdsearch quickstart: invalid value for 'DIR'"),
         ("init study", "'study' names no study; did you mean 'study.yaml'? Expected a name that ends in .yaml"),
         ("init study.txt", "'study.txt' names no study; did you mean 'study.yaml'?"),
         ("init .", "'.' names no study. Expected a name"),
@@ -153,6 +143,43 @@ def test_a_wrong_command_line_is_one_message(line, expected, host, capsys):
     assert err.startswith(expected)
     assert err.count("\n") == 1
     assert [each.name for each in Path().iterdir()] == ["file.yaml"]
+
+
+@pytest.mark.parametrize("verb", ["run", "validate", "quickstart", "compress", "score", "bench table"])
+def test_a_seed_of_more_than_63_bits_is_refused(verb, capsys):
+    given = {"bench table": ["x", "--n", "2"], "compress": ["x", "--out", "y"], "quickstart": [], "score": []}
+    line = [*verb.split(), *given.get(verb, ["x"]), "--seed"]
+    code, _, err = run(capsys, *line, str(2**63))
+    assert (code, err) == (
+        2,
+        f"kdsearch {verb}: invalid value for '--seed': got '{2**63}'. Expected less than or equal to {2**63 - 1}. "
+        f"See `kdsearch {verb} --help`.\n",
+    )
+
+
+def test_help_says_what_an_option_takes(capsys):
+    """No type of Python's, as `<int range>` and `<str>`, stands for a value."""
+    for line in (
+        "run",
+        "compress",
+        "score",
+        "export",
+        "worker",
+        "bench table",
+        "bench search",
+        "bench proxies",
+        "bench onnx",
+    ):
+        _, out, _ = run(capsys, *line.split(), "--help")
+        options = out.partition("Options:")[2]
+        assert re.search(r"^  --[a-z-]+ [A-Z=]+ ", options, re.MULTILINE)
+        assert not re.search(r"^  --[a-z-]+ [<\[]", options, re.MULTILINE), line
+
+
+def test_every_capability_of_kdsearch_says_what_it_is():
+    assert [
+        each.name for each in Host.load().entries() if each.plugin.distribution == "kdsearch" and not each.entry.about
+    ] == []
 
 
 def test_plugins_lists_all_with_their_state(host, capsys, monkeypatch):

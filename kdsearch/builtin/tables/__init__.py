@@ -13,7 +13,15 @@ def register(register: Register) -> None:
     register.dataset("table", f"{_AT}.data:TableData", about="CSV or JSON Lines: numbers and categories, and a target")
     about = "cars, cells, wines, and the characters of Unicode; no file needed"
     register.dataset("bundled_table", f"{_AT}.bundled:BundledTable", about=about, package=PACKAGES["bundled_table"])
-    for name, cls in {"rmse": "Rmse", "mae": "Mae", "r2": "R2"}.items():
-        register.metric(name, f"{_AT}.value_metrics:{cls}", about="of regression")
-    for name, cls in {"macro_f1": "MacroF1", "micro_f1": "MicroF1", "map": "MeanAveragePrecision"}.items():
-        register.metric(name, f"{_AT}.label_metrics:{cls}", about="of several labels, by torchmetrics")
+    for name, cls, about in (
+        ("rmse", "Rmse", "root of the mean squared error; less is better"),
+        ("mae", "Mae", "mean absolute error; less is better"),
+        ("r2", "R2", "share of the variance that is explained"),
+    ):
+        register.metric(name, f"{_AT}.value_metrics:{cls}", about=about)
+    for name, cls, about in (
+        ("macro_f1", "MacroF1", "F1 of a label, mean over the labels"),
+        ("micro_f1", "MicroF1", "F1 of all labels' answers together"),
+        ("map", "MeanAveragePrecision", "average precision of a label, mean over the labels"),
+    ):
+        register.metric(name, f"{_AT}.label_metrics:{cls}", about=f"{about}; by torchmetrics")

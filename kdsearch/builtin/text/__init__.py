@@ -37,5 +37,11 @@ def register(register: Register) -> None:
     )
     about = "in-batch preferences of queries among documents"
     register.distiller("relevance", f"{_AT}.relevance:Relevance", about=about)
-    for name, cls in {"ndcg": "Ndcg", "retrieval_recall": "RetrievalRecall", "mrr": "Mrr"}.items():
-        register.metric(name, f"{_AT}.retrieval:{cls}", about="every query against every document of the split")
+    for name, cls, about in (
+        ("ndcg", "Ndcg", "normalised discounted cumulative gain"),
+        ("retrieval_recall", "RetrievalRecall", "share of a query's documents among the first"),
+        ("mrr", "Mrr", "one over the place of the first right document"),
+    ):
+        register.metric(
+            name, f"{_AT}.retrieval:{cls}", about=f"{about}; every query against every document of the split"
+        )
