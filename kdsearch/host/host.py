@@ -360,15 +360,46 @@ def _full_names(same: list[Found]) -> list[str]:
 
 
 def _check_kind(kind: str, name: str, cls: Any, where: str) -> None:
-    base = base_class(kind)
+    base: Any = base_class(kind)
     if not isinstance(cls, type) or not issubclass(cls, base):
         raise PluginError(
             f"{_words(kind)} '{name}' ({where}) is {cls!r}", expected=f"a subclass of kdsearch.kinds.{base.__name__}"
         )
+    who = f"{_words(kind)} '{name}' ({where})"
     if lacks := _undefined(cls):
-        raise PluginError(
-            f"{_words(kind)} '{name}' ({where}) does not define {', '.join(lacks)}", expected="a complete class"
-        )
+        raise PluginError(f"{who} does not define {', '.join(lacks)}", expected="a complete class")
+    for attribute, (right, expected) in _declared(base).items():
+        value = inspect.getattr_static(cls, attribute)
+        if not isinstance(value, right) or (isinstance(value, bool) and bool not in right):
+            raise PluginError(f"`{attribute}` of {who} is {value!r}", expected=expected)
+
+
+@lru_cache(maxsize=64)
+def _declared(base: type[Any]) -> Mapping[str, tuple[tuple[type[Any], ...], str]]:
+    """Attributes that a contract gives a default: the types that a class of it may say there, or compute, and these in words.
+
+    A default of None says nothing of types.
+    """
+    found: dict[str, tuple[tuple[type[Any], ...], str]] = {}
+    for cls in base.__mro__:
+        own = vars(cls) if cls.__module__.startswith("kdsearch.kinds.") else {}
+        for name, value in own.items():
+            if name.startswith("_") or callable(value) or value is None or hasattr(value, "__get__"):
+                continue
+            words = _IN_WORDS.get(type(value), f"a kdsearch.kinds.{type(value).__name__}")
+            right = {tuple: (tuple, list), dict: (Mapping,), float: (float, int)}.get(type(value), (type(value),))
+            found.setdefault(name, ((*right, property, cached_property), words))
+    return found
+
+
+_IN_WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a tuple of names",
+    dict: "a mapping",
+}
 
 
 @lru_cache(maxsize=1024)

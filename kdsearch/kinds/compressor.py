@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol
 
 from torch import Tensor
 
+from kdsearch.errors import PluginError
 from kdsearch.kinds.data import Batch
 from kdsearch.kinds.model import Cost, Model
 from kdsearch.kinds.options import Capability, O
@@ -71,6 +72,15 @@ class Judge:
 
     def allows(self, loss: float) -> bool:
         return loss <= self.allowed + 1e-12
+
+
+def planned(compressor: Compressor[Any], subject: Subject) -> Plan:
+    """A compressor's plan. Raise PluginError where it gives something else."""
+    plan: object = compressor.plan(subject)
+    if not isinstance(plan, Plan):
+        expected = "a kdsearch.kinds.Plan"
+        raise PluginError(f"`plan` of {type(compressor).__name__} gives a {type(plan).__name__}", expected=expected)
+    return plan
 
 
 def uncut(role: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, Protocol
 
 from torch import Tensor, nn
 
+from kdsearch.errors import PluginError
 from kdsearch.kinds.data import DataSource
 from kdsearch.kinds.model import Model, TapShapes
 from kdsearch.kinds.options import Capability, O, Options, requested_taps
@@ -134,6 +135,27 @@ class Setup(Services, Protocol):
 
     def score(self, metric: str, role: str, split: str = "val") -> float:
         """A metric of a role's model now. Never the test split."""
+
+
+def check_said(made: Distiller[Any], name: str) -> None:
+    """Raise PluginError where what a distiller says of itself, its taps and its terms, is none of that."""
+    taps: object = made.taps()
+    if not isinstance(taps, Mapping) or not all(map(_are_names, taps.values())):
+        raise PluginError(f"`taps` of distiller '{name}' gives {taps!r}", expected="a list of names by role")
+    constants: object = made.constants()
+    if not isinstance(constants, Mapping) or not all(map(_is_number, constants.values())):
+        raise PluginError(f"`constants` of distiller '{name}' gives {constants!r}", expected="a number by term")
+    terms: object = made.named_terms()
+    if not _are_names(terms):
+        raise PluginError(f"`named_terms` of distiller '{name}' gives {terms!r}", expected="a list of names")
+
+
+def _are_names(given: object) -> bool:
+    return isinstance(given, list | tuple) and all(isinstance(each, str) for each in given)
+
+
+def _is_number(given: object) -> bool:
+    return isinstance(given, int | float) and not isinstance(given, bool)
 
 
 def access_needed(cls: type[Distiller[Any]], options: Options) -> Access:

@@ -17,6 +17,7 @@ from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.errors import KdsearchError, PluginError, RefusedError, StudyError, UserError, no_share, told
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Model, stated
+from kdsearch.kinds.compressor import planned
 from kdsearch.python.brought import Reader, brought_of, is_images
 from kdsearch.python.fed import in_its_own
 from kdsearch.python.formats import Form, Formats, Job, files_of, forms_of
@@ -316,7 +317,7 @@ def _cut(
     began = time.perf_counter()
     try:
         made.preflight(model, io)
-        plan = made.plan(subject)
+        plan = planned(made, subject)
         cut = made.apply(model, plan)
     except KdsearchError as error:
         error.path = error.path.replace("compress.prune", "--prune", 1)

@@ -19,6 +19,7 @@ from kdsearch.engine.feeds import in_order
 from kdsearch.errors import PluginError, RefusedError, StudyError, TrialError, UserError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Call, Compressor, Exporter, Judge, Model
+from kdsearch.kinds.compressor import planned
 from kdsearch.ops.settle import settle
 from kdsearch.python.brought import CALIBRATION, Brought, feeds
 from kdsearch.python.given import Given
@@ -314,7 +315,9 @@ def _trained(job: Job, form: Form, source: Source) -> Model | None:
     quantizer: Compressor[Any] = capability("quantizer", quantize)[1]
     model = quantizer.apply(
         job.model,
-        quantizer.plan(PlanSubject(seed=job.seed, base=Path(), model=job.model, io=job.io, opened=opened, budget={})),
+        planned(
+            quantizer, PlanSubject(seed=job.seed, base=Path(), model=job.model, io=job.io, opened=opened, budget={})
+        ),
     )
     if model is job.model:
         job.notes.append(

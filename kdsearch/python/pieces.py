@@ -22,6 +22,7 @@ from kdsearch.kinds import (
     Model,
     TapShapes,
 )
+from kdsearch.kinds.distiller import check_said
 from kdsearch.kit.networks import modelled
 from kdsearch.ops.copies import module_copy
 from kdsearch.ops.place import device_of
@@ -112,6 +113,7 @@ class Distillation(nn.Module):
         for name, each in made.items():
             if type(each).prepare is not Distiller.prepare:
                 raise PluginError(f"distiller '{name}' prepares itself on a study's data", expected="one that does not")
+            check_said(each, name)
             asked = each.taps()
             sides = {role: shapes_of(model, io, asked.get(role, ())) for role, model in self._models.items()}
             each.build(TapShapes(sides["student"], sides["teacher"]))

@@ -18,6 +18,7 @@ from kdsearch.deploy.probe import record
 from kdsearch.engine.setup import Site
 from kdsearch.errors import PluginError, RefusedError
 from kdsearch.kinds import IO, Batch, Call, Compressor, Cost, Ends, Exporter, Graph, Judge, Model
+from kdsearch.kinds.compressor import planned
 from kdsearch.python.given import Given
 from kdsearch.python.networks import counted
 from kdsearch.python.pieces import Named, capability
@@ -106,7 +107,7 @@ def rewritten(source: Source, file: Path, quantize: Named) -> Call:
     _begun(source, file)
     _, quantizer = capability("quantizer", quantize)
     with theirs():
-        quantizer.rewrite(file, quantizer.plan(_Subject(source.model, source.io)), source.calibration)
+        quantizer.rewrite(file, planned(quantizer, _Subject(source.model, source.io)), source.calibration)
         return source.exporter.load(file)
 
 
@@ -176,7 +177,7 @@ def verified_file(
             name, quantizer = capability("quantizer", quantize)
             assert isinstance(quantizer, Compressor)
             elsewhere = quantizer.elsewhere
-            plan = quantizer.plan(_Subject(source.model, source.io))
+            plan = planned(quantizer, _Subject(source.model, source.io))
             log, quantizer.watch, quantizer.judge = tuple(plan.log), source.watch, source.judge
             with theirs():
                 quantizer.rewrite(final, plan, source.calibration)

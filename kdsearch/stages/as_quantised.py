@@ -15,6 +15,7 @@ from typing import Any
 from kdsearch.engine.measured import values_of
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Batch, Compressor, Exporter, Predict
+from kdsearch.kinds.compressor import planned
 from kdsearch.ops.settle import settle
 from kdsearch.stages.costs import latency_threads
 from kdsearch.stages.one_file import Target, opened, written
@@ -118,7 +119,7 @@ def _training(before: Finish, index: int, tools: Tools, work: Path, out: Path) -
     roles, plans, start = found.procedure.shipped(), {}, {}
     for role in roles:
         subject = subject_of(materials, found, role, before.teachers)
-        plan = quantizer.plan(subject)
+        plan = planned(quantizer, subject)
         plans[role] = [*final.get("plans", {}).get(role, ()), {**asdict(plan), QUANTIZER: use.use}]
         name = "start.safetensors" if len(roles) == 1 else f"start-{role}.safetensors"
         state = quantizer.apply(subject.model, plan).module.state_dict()

@@ -12,6 +12,7 @@ from typing import Any
 
 from kdsearch.deploy.cost import count
 from kdsearch.kinds import Compressor
+from kdsearch.kinds.compressor import planned
 from kdsearch.stages.as_quantised import may_train, trained_as, wanted
 from kdsearch.stages.costs import cost_of_model
 from kdsearch.stages.products import shipped
@@ -22,7 +23,7 @@ from kdsearch.store.artifacts import ABOUT, Artifact
 from kdsearch.training.built import structure
 from kdsearch.training.finished import Finished, load_finished
 from kdsearch.training.keys import TRAINING, Where
-from kdsearch.training.materials import Materials
+from kdsearch.training.materials import Materials, placing
 from kdsearch.training.opened import open_teachers
 from kdsearch.training.request import Request
 from kdsearch.training.tools import Tools
@@ -75,10 +76,9 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     for i, use in enumerate(section.quantize):
         tools.heed_stop()
         quantizer: Compressor[Any] = materials.make("quantizer", use, f"compress.quantize[{i}]")
-        facts["quantize"][use.use] = {
-            each.role: asdict(quantizer.plan(subject_of(materials, found, next(iter(each.models)), teachers)))
-            for each in parts
-        }
+        subjects = {each.role: subject_of(materials, found, next(iter(each.models)), teachers) for each in parts}
+        with placing(materials.study, f"compress.quantize[{i}]"), materials.host.naming("quantizer", use.use):
+            facts["quantize"][use.use] = {role: asdict(planned(quantizer, each)) for role, each in subjects.items()}
         tools.progress.at(tools.progress.done + 1, use.use)
     for i, form in training.items():
         tools.heed_stop()

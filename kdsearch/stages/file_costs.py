@@ -14,6 +14,7 @@ from kdsearch.deploy.capture import first_received
 from kdsearch.deploy.parts import bytes_of, copy_parts
 from kdsearch.errors import ArtifactError
 from kdsearch.kinds import Compressor, Exporter
+from kdsearch.kinds.compressor import planned
 from kdsearch.stages.calibration import calibration, feeds
 from kdsearch.stages.costs import (
     formats_measured,
@@ -99,7 +100,7 @@ def _quantized(
         "quantizer", materials.study.config.compress.quantize[index], f"compress.quantize[{index}]"
     )
     subject = subject_of(materials, fresh_student(materials, role, spec, folder), role, {})
-    plan = quantizer.plan(subject)
+    plan = planned(quantizer, subject)
     few = replace(plan, edits={**plan.edits, **({"samples": SAMPLES} if "samples" in plan.edits else {})})
     samples, files = calibration(materials, SAMPLES), {}
     for graph, file in whole.items():

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
 from kdsearch.errors import PluginError, TrialError
-from kdsearch.kinds import Model, Plan
+from kdsearch.kinds import Compressor, Model, Plan
+from kdsearch.kinds.compressor import planned
 from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.weights import write
@@ -26,8 +27,6 @@ from kdsearch.training.request import Outcome, Request
 from kdsearch.training.tools import Tools
 from kdsearch.training.train import compressor_of, placing_step, plan_of
 from kdsearch.training.trainings import run_trainings
-
-T = TypeVar("T")
 
 RECOVER = "recover"  # the recovery's folder
 RECOVERED = "recovered"  # of the artifacts
@@ -118,11 +117,13 @@ def trained(
     return outcome, load_finished(materials, request, work / request.name, teachers)
 
 
-def _expected(given: T, cls: type[T], method: str) -> T:
-    """Raise PluginError where a compressor's method gives something else."""
-    if not isinstance(given, cls):
-        raise PluginError(f"`{method}` gives a {type(given).__name__}", expected=f"a kdsearch.kinds.{cls.__name__}")
-    return given
+def _cut(compressor: Compressor[Any], model: Model, plan: Plan) -> Model:
+    """Raise PluginError where a compressor's `apply` gives something else."""
+    cut: object = compressor.apply(model, plan)
+    if not isinstance(cut, Model):
+        who = type(compressor).__name__
+        raise PluginError(f"`apply` of {who} gives a {type(cut).__name__}", expected="a kdsearch.kinds.Model")
+    return cut
 
 
 def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tuple[dict[str, Any], Request]:
@@ -147,12 +148,11 @@ def _step(before: Finish, nth: int, tools: Tools, work: Path, out: Path) -> tupl
         subject = subject_of(materials, found, role, teachers)
         score_before, cost_before = subject.score(subject.model), subject.cost(subject.model)
         with placing_step(materials, path), materials.host.naming(step.kind, step.use.use):
-            planned = _expected(compressor.plan(subject), Plan, "plan")
-            stored = asdict(planned)
+            stored = asdict(planned(compressor, subject))
         plan = plan_of(stored)
         plans[role] = [*final.get("plans", {}).get(role, ()), stored]
         with placing_step(materials, path), materials.host.naming(step.kind, step.use.use):
-            cut = _expected(compressor.apply(subject.model.copy(), plan), Model, "apply")
+            cut = _cut(compressor, subject.model.copy(), plan)
         suffix = "" if len(shipped) == 1 else f"-{role}"
         for folder in (work, out):
             write(folder / f"cut{suffix}.safetensors", cut.module.state_dict())

@@ -238,8 +238,21 @@ def _check_recipe(study: Study, host: Host) -> None:
         _check_access(study, host, each, cls, path)
     space = RecipeSpace.from_study(study, host)
     for distiller in space.distillers:
+        _check_said(distiller, host)
         _check_terms(study, distiller)
     _check_weights(study, space)
+
+
+def _check_said(distiller: DistillerSpace, host: Host) -> None:
+    from kdsearch.kinds.distiller import check_said
+
+    name = distiller.use.use
+    try:
+        with host.naming("distiller", name):
+            for made in distiller.made:
+                check_said(made, name)
+    except KdsearchError as error:
+        raise error.at(path=distiller.path) from error.__cause__
 
 
 def _check_terms(study: Study, distiller: DistillerSpace) -> None:

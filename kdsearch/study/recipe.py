@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -159,12 +159,16 @@ class DistillerSpace:
         return self.cls(self.options.at(values, f"{self.path}.options"))
 
     @property
+    def made(self) -> Iterator[Distiller[Any]]:
+        """Distillers at the ends of its options, but for those that cannot be: these fail the trials there."""
+        for values in _corners(self.options.dims):
+            with suppress(UserError):
+                yield self.made_at(values)
+
+    @property
     def terms(self) -> tuple[str, ...]:
         """Every term's name as far as it says them, at any point of its options; () = it does not say."""
-        named = []
-        for values in _corners(self.options.dims):
-            with suppress(UserError):  # it fails the trials there
-                named.append(self.made_at(values).named_terms())
+        named = [each.named_terms() for each in self.made]
         return tuple(dict.fromkeys(term for each in named for term in each)) if all(named) else ()
 
     def weights_at(self, values: Mapping[str, Value], normalize: bool) -> dict[str, float]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import MappingProxyType, ModuleType, SimpleNamespace
 
 import pytest
 
@@ -16,6 +17,7 @@ from kdsearch.cli.show import describe
 from kdsearch.errors import InterruptedRun, PluginError
 from kdsearch.hooks import KINDS, Register, hookimpl
 from kdsearch.host import Host, sources
+from kdsearch.kinds import Access
 from kdsearch.store import hashing
 from tests import small_plugin
 
@@ -284,6 +286,44 @@ def test_every_kind_has_a_contract_that_its_capability_meets():
     assert kinds == set(KINDS) - {"data_recipe"}
     for each in host.entries():
         assert isinstance(host.load_class(each.kind, each.name), type)
+
+
+@pytest.mark.parametrize(
+    ("kind", "attribute", "value", "expected"),
+    [
+        ("distiller", "paper_weights", None, "a mapping"),
+        ("distiller", "access", None, r"a kdsearch\.kinds\.Access"),
+        ("distiller", "access", 3, r"a kdsearch\.kinds\.Access"),
+        ("distiller", "needs_teacher", None, "True or False"),
+        ("distiller", "term_names", "logits", "a tuple of names"),
+        ("procedure", "roles", None, "a tuple of names"),
+        ("procedure", "roles", "student", "a tuple of names"),
+        ("task", "metrics", None, "a tuple of names"),
+        ("metric", "unit", None, "text"),
+        ("executor", "slots", True, "a whole number"),
+        ("executor", "slots", None, "a whole number"),
+        ("quantizer", "elsewhere", "0.1", "a number"),
+    ],
+)
+def test_what_a_class_says_of_itself_is_of_its_type(kind, attribute, value, expected):
+    host = only(("small", small_plugin))
+    found = host.entries(kind)[0]
+    own = type("Own", (host.load_class(kind, found.name),), {attribute: value})
+    with pytest.raises(
+        PluginError, match=rf"`{attribute}` of {kind} 'own' .* is {re.escape(repr(value))}. Expected {expected}"
+    ):
+        host.with_classes({(kind, "own"): own})
+
+
+def test_what_a_class_says_of_itself_may_be_computed_or_a_list():
+    host = only(("small", small_plugin))
+    parts = {
+        "access": property(lambda self: Access.LOGITS),
+        "term_names": ["logits"],
+        "paper_weights": MappingProxyType({}),
+    }
+    own = type("Own", (host.load_class("distiller", "kd"),), parts)
+    assert host.with_classes({("distiller", "own"): own}).load_class("distiller", "own") is own
 
 
 def test_entries_are_in_the_order_of_kinds_and_names():

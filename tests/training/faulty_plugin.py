@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from kdsearch.kinds import (
     Controller,
     Dataset,
     DataSource,
+    Distiller,
     Done,
     Executor,
     Field,
@@ -31,6 +32,7 @@ from kdsearch.kinds import (
     SearchSpace,
     Services,
     Split,
+    Step,
     Stopper,
     Subject,
     Task,
@@ -242,6 +244,29 @@ class FaultyPruner(Compressor[HowOptions]):
         return model.module
 
 
+class FaultyQuantizer(Compressor[HowOptions]):
+    side: Literal["model", "weights", "file"] = "file"
+
+    def plan(self, subject: Subject) -> Any:
+        return None
+
+
+class FaultyDistiller(Distiller[HowOptions]):
+    def taps(self) -> Any:
+        if self.options.how == "raise":
+            raise ValueError("no such tap")
+        return {"taps": None, "one tap": {"student": "logits"}}.get(self.options.how, {})
+
+    def constants(self) -> Any:
+        return {"constants": None, "text": {"logits": "2"}}.get(self.options.how, {"logits": 2.0})
+
+    def named_terms(self) -> Any:
+        return "logits" if self.options.how == "terms" else super().named_terms()
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"logits": step.student["logits"].square().mean()}
+
+
 @hookimpl
 def kdsearch_register(register: Register) -> None:
     register.dataset("faulty", f"{__name__}:FaultyData")
@@ -253,3 +278,5 @@ def kdsearch_register(register: Register) -> None:
     register.stopper("faulty", f"{__name__}:FaultyStopper")
     register.executor("faulty", f"{__name__}:FaultyExecutor")
     register.pruner("faulty", f"{__name__}:FaultyPruner")
+    register.quantizer("faulty", f"{__name__}:FaultyQuantizer")
+    register.distiller("faulty", f"{__name__}:FaultyDistiller")

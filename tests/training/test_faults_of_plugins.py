@@ -9,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+import kdsearch
 from kdsearch.engine.fits import check_fits
 from kdsearch.engine.members import _loaded
 from kdsearch.errors import DataError, PluginError, UserError
@@ -251,8 +253,8 @@ CLOSES = "run.executor={use: faulty, options: {how: close}}"
     ("how", "words"),
     [
         ("raise", "pruner 'faulty' of live 0 fails: ValueError: no such layer (in plan, faulty_plugin.py:"),
-        ("plan", "`plan` gives a NoneType. Expected a kdsearch.kinds.Plan"),
-        ("apply", "`apply` gives a CifarResNet. Expected a kdsearch.kinds.Model"),
+        ("plan", "`plan` of FaultyPruner gives a NoneType. Expected a kdsearch.kinds.Plan"),
+        ("apply", "`apply` of FaultyPruner gives a CifarResNet. Expected a kdsearch.kinds.Model"),
     ],
 )
 def test_of_a_pruner(how, words, host, distilled):
@@ -260,6 +262,38 @@ def test_of_a_pruner(how, words, host, distilled):
     with pytest.raises(UserError, match=re.escape(words)) as caught:
         run_tiny(distilled, *LESS, sets, host=host)
     assert caught.value.path == "compress.prune.use"
+
+
+def test_of_a_quantizer(host, distilled):
+    sets = ("compress.quantize=[int8, faulty]", "export.formats=[onnx-faulty]")
+    with pytest.raises(PluginError, match="`plan` of FaultyQuantizer gives a NoneType") as caught:
+        run_tiny(distilled, *LESS, *sets, host=host)
+    assert caught.value.path == "compress.quantize[1]"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("raise", "distiller 'faulty' of live 0 fails: ValueError: no such tap (in taps, faulty_plugin.py:"),
+        ("taps", "`taps` of distiller 'faulty' gives None. Expected a list of names by role"),
+        ("one tap", "`taps` of distiller 'faulty' gives {'student': 'logits'}"),
+        ("constants", "`constants` of distiller 'faulty' gives None. Expected a number by term"),
+        ("text", "`constants` of distiller 'faulty' gives {'logits': '2'}"),
+        ("terms", "`named_terms` of distiller 'faulty' gives 'logits'. Expected a list of names"),
+    ],
+)
+def test_of_a_distiller(how, words, host, tmp_path):
+    with pytest.raises(PluginError, match=re.escape(words)) as caught:
+        look(tmp_path, host, f"recipe.distillers=[kd, {{use: faulty, options: {{how: {how}}}}}]")
+    assert caught.value.path == "recipe.distillers[1]"
+    assert str(caught.value.file).startswith("--set recipe.distillers=")
+
+
+def test_of_a_distiller_without_a_study():
+    network = torch.nn.Linear(8, 3)
+    faulty = faulty_plugin.FaultyDistiller(faulty_plugin.HowOptions(how="taps"))
+    with pytest.raises(PluginError, match="`taps` of distiller 'FaultyDistiller' gives None"):
+        kdsearch.Distillation(network, network, [faulty], torch.zeros(2, 8))
 
 
 def test_what_a_plugin_raises_wherever_it_runs_has_its_name(host):
