@@ -1,13 +1,16 @@
-"""Whether a data set's samples are what its fields say, looked at before anything is made of them."""
+"""Whether a data set's samples, and networks' answers, are what their fields say, looked at before anything is made of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
-from kdsearch.errors import DataError, one_of
-from kdsearch.kinds import Batch, DataSource, Field
+from kdsearch.errors import DataError, PluginError, one_of
+from kdsearch.kinds import IO, Batch, DataSource, Field, Model, Task
 
 SAMPLES = 4  # of each split
 
@@ -59,6 +62,25 @@ def check_fits(source: DataSource) -> None:
                 _check_field(f"split '{name}'", batch, field)
 
 
+def check_answers(model: Model, task: Task[Any], io: IO) -> None:
+    """Raise PluginError where a network that a search space built does not answer in the shapes that its task says."""
+    batch = task.dummy(io, SAMPLES, Generator().manual_seed(0))
+    with torch.no_grad():
+        out = task.call(replace(model, module=model.module.eval()), batch)
+    for field in task.answers(io):
+        if field.name in out and not _has_shape(out[field.name], field):
+            problem = f"`build` of the search space answers '{field.name}' in the shape {tuple(out[field.name].shape)}"
+            raise PluginError(problem, expected=f"{(SAMPLES, *field.shape)}, as `io` says")
+
+
+def _has_shape(value: Tensor, field: Field) -> bool:
+    """Whether each sample of a batch has the field's shape."""
+    sizes = tuple(value.shape)[1:]
+    return len(sizes) == len(field.shape) and all(
+        want in (None, got) for want, got in zip(field.shape, sizes, strict=True)
+    )
+
+
 def _check_field(where: str, batch: Batch, field: Field) -> None:
     value = batch.tensors.get(field.name)
     if value is None:
@@ -67,12 +89,8 @@ def _check_field(where: str, batch: Batch, field: Field) -> None:
         )
     if not isinstance(value, Tensor):
         raise DataError(f"{where} loads '{field.name}' as {type(value).__name__}", expected="a torch.Tensor")
-    sizes = tuple(value.shape)
-    fits = len(sizes) == len(field.shape) + 1 and all(
-        want in (None, got) for want, got in zip((len(batch), *field.shape), sizes, strict=True)
-    )
-    if not fits:
-        problem = f"{where} loads {len(batch)} samples' '{field.name}' in the shape {sizes}"
+    if value.shape[:1] != (len(batch),) or not _has_shape(value, field):
+        problem = f"{where} loads {len(batch)} samples' '{field.name}' in the shape {tuple(value.shape)}"
         raise DataError(problem, expected=f"{(len(batch), *field.shape)}, as `fields` says")
     if field.use != "target" and value.dtype != field.torch_dtype:
         raise DataError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
-from kdsearch.engine.fits import check_fits
+from kdsearch.engine.fits import check_answers, check_fits
 from kdsearch.engine.loop import Training, generators_restored
 from kdsearch.engine.measured import check_values
 from kdsearch.engine.recorded import groups_of
@@ -266,6 +266,7 @@ def _fault_of(
     stepped = False
     scratch = Scratch.make("dry")
     try:
+        _check_students(materials, specs)
         trial = _Trial(materials, teachers, specs, values, n, scratch.path, every_class)
         training = trial.assembled("recipe")
         stepped = True
@@ -285,6 +286,18 @@ def _fault_of(
     finally:
         scratch.close()
     return None
+
+
+def _check_students(materials: Materials, specs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise PluginError for a network that ships and answers otherwise than its task: a loss would be blamed for it."""
+    for role in materials.ships:
+        model = materials.build_student(role, specs[role], derive(materials.seed, "dry"), plain=True)
+        try:
+            check_answers(model, materials.task, materials.io)
+        except UserError as error:
+            raise error.at(path=f"{materials.study.path_of_student(role)}.space") from error.__cause__
+        except RuntimeError:  # it needs more than such samples: its training says so
+            continue
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ class FaultySpace(SearchSpace[FaultySpec]):
         return (1, 2) if self.how("cost") else None
 
     def build(self, spec: FaultySpec, io: IO) -> Any:
-        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 7 if self.how("classes") else 10))
         return net if self.how("build") else Model(net, ("image",), (), ("logits",), name="linear")
 
 

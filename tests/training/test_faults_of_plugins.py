@@ -142,6 +142,7 @@ def test_of_a_teacher(how, words, host, tmp_path):
         ("canonical", "`canonical` of the search space gives None. Expected its options"),
         ("cost", "`cost` of the search space gives (1, 2). Expected a kdsearch.kinds.Cost, or None"),
         ("build", "`build` of the search space gives a Sequential. Expected a kdsearch.kinds.Model"),
+        ("classes", "`build` of the search space answers 'logits' in the shape (4, 7). Expected (4, 10), as `io` says"),
     ],
 )
 def test_of_a_search_space(how, words, host, tmp_path):
