@@ -78,6 +78,8 @@ def keep_best(
         """Whether any of them keeps the limits."""
         is_measured = is_costed and needs_file(materials)
         if is_measured:
+            if not found and not unwritten:
+                tools.progress.anew()
             tools.progress.more(len(these))
         for each in these:
             if tools.stop():

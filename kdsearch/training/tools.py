@@ -71,6 +71,10 @@ class Progress:
         if self._first is not None:
             self._first = self._first[0], self._first[1] + done
 
+    def anew(self) -> None:
+        """What follows is work of another kind: what was done so far is no sign of its pace."""
+        self._had, self._first, self._began = self.done, None, time.monotonic()
+
     def more(self, units: float) -> None:
         """So many more units than `begin` was told of."""
         self.total += int(units)
@@ -101,7 +105,7 @@ class Progress:
             self._keep()
         if not self.shown:
             return
-        said = [f"{self.rate:.2g}/s"] if self.total > 1 else []  # one piece of work has no rate
+        said = [f"{self.rate:.2g}/s"] if self.total > 1 and self.rate else []  # one piece of work has no rate
         said += [f"about {self.left_s:.0f} s left"] if self.left_s is not None else []
         if self._bar is not None:
             self._bar.update(self._line, completed=done, note=f"{self.note}  {self.best}", rate=", ".join(said))

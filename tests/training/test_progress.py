@@ -76,6 +76,27 @@ def test_what_an_earlier_run_did_is_no_pace_of_this_one(monkeypatch, capsys):
     assert bar.left_s is None
 
 
+def test_files_that_are_measured_have_a_pace_of_their_own(monkeypatch, capsys):
+    """A hundred candidates a second, then four files of which each takes 5 s."""
+    clock = {"now": 0.0}
+    monkeypatch.setattr("kdsearch.training.tools.time.monotonic", lambda: clock["now"])
+    bar = Progress(every_s=1.0)
+    bar.begin("search", 100)
+    clock["now"] = 1.0
+    bar.at(100)
+    bar.anew()
+    bar.more(4)
+    assert bar.left_s is None
+    clock["now"] = 6.0
+    bar.at(101)
+    assert bar.left_s == pytest.approx(15)
+    assert "search: 97 % of 104 (0.2/s, about 15 s left)" in capsys.readouterr().err
+
+
+def test_nothing_done_has_no_rate(told):
+    assert told(6, 0, 30.0, note="scoring loss weightings") == "refine: 0 % of 6 scoring loss weightings\n"
+
+
 def test_what_processes_take_to_start_is_no_pace(monkeypatch, capsys):
     """They start for 60 s; then a piece takes 10 s. Two that an earlier run did are met on the way."""
     clock = {"now": 0.0}
