@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from kdsearch.training.tools import Progress, Tools
 from kdsearch.verbs.preflight import check_storage
 from kdsearch.verbs.run import run_study, write_study
 
+KEYS = "session "  # what the keys of sessions' trials begin with
+CHANGED = "what they depend on has changed, or the seed. This session begins with none; those are there again for the other one."
 OPEN = "Use it as `with kdsearch.Session(study, folder) as session:`."
 
 
@@ -97,7 +100,7 @@ class Session:
         best = session.best()
 
     The stages prepare and search run, or are read, when it opens, and weightings are scored where the study has that done.
-    Asked and not told: asked again by the next session.
+    Asked and not told: asked again by the next session. A study that has changed, but for more trials, begins anew, with a warning.
     """
 
     def __init__(self, study: Study | Path | str, dir: Path | str, *, progress: bool = False) -> None:
@@ -139,7 +142,10 @@ class Session:
         part = part_of(refine, self.materials)
         del part["refine"]["trials"]  # more of them go on with those that are told
         name = digest([made["search"].key, part])
-        self._log = refine.open_log(self.materials, self.folder, f"session {name[: refine.KEY]}", self.kept)
+        self._log = refine.open_log(self.materials, self.folder, f"{KEYS}{name[: refine.KEY]}", self.kept)
+        is_own = isinstance(self._log.place, Path)  # a database may have those of another folder of this name
+        if is_own and not self._log.read() and (others := self._log.beside(KEYS)):
+            warnings.warn(f"{others} trials in {self.folder} are of another study: {CHANGED}", stacklevel=3)
         hold.enter_context(self._log.held())
         teachers = open_teachers(self.materials, made["prepare"])
         work = tools.store.work("session", name)

@@ -34,6 +34,7 @@ STATES = {
     "running": TrialState.RUNNING,
     "paused": TrialState.RUNNING,
 }
+OVER = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 CURVES = "curves"  # user attribute of the Optuna study: the objective that the trials' intermediate values are of
 ATTRIBUTE = "kdsearch"  # system attribute that holds the whole trial as sealed JSON: no dashboard shows it
 MEND = "Mend run.storage, or leave it out."
@@ -171,6 +172,14 @@ class TrialLog:
             study.set_metric_names(list(self.board.objectives))
             study.set_user_attr(CURVES, [*self.board.objectives][self.board.judged])
         return study
+
+    def beside(self, prefix: str) -> int:
+        """How many trials of this title have ended under other keys that begin so."""
+        begins = f"{self.board.title} {prefix}"
+        others = [each for each in self._storage.get_all_studies() if each.study_name.startswith(begins)]
+        return sum(
+            self._storage.get_n_trials(each._study_id, OVER) for each in others if each._study_id != self._study_id
+        )
 
     def read(self) -> list[Trial]:
         """Every trial as it was put last, by number."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,8 +160,23 @@ def test_more_trials_go_on_and_another_recipe_begins(tmp_path):
     asked(tmp_path, 6)
     with kdsearch.Session(study(refine={"trials": 7}), tmp_path) as session:
         assert session.ask().number == 6
-    with kdsearch.Session(study(constraints={"params": 19_999}), tmp_path) as session:
+    other = study(constraints={"params": 19_999})
+    with pytest.warns(UserWarning, match="^6 trials in "), kdsearch.Session(other, tmp_path) as session:
         assert session.trials == []
+
+
+def test_a_changed_study_that_begins_anew_says_so(tmp_path, recwarn):
+    asked(tmp_path, 2)
+    asked(tmp_path, 1, refine={"trials": 8})
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"^3 trials in .* are of another study: what they depend on") as found:
+        asked(tmp_path, 1, seed=1)
+    opened = Path(__file__).read_text().splitlines()[found[0].lineno - 1]
+    assert opened == "    with kdsearch.Session(study(**changes), folder) as session:"
+    recwarn.clear()
+    asked(tmp_path, 1, seed=1)
+    asked(tmp_path, 1)
+    assert not recwarn.list, "both go on"
 
 
 def test_loggers_are_told_of_what_is_asked_and_told(tmp_path):
