@@ -388,7 +388,8 @@ def _declared(base: type[Any]) -> Mapping[str, tuple[tuple[type[Any], ...], str]
                 continue
             words = _IN_WORDS.get(type(value), f"a kdsearch.kinds.{type(value).__name__}")
             right = {tuple: (tuple, list), dict: (Mapping,), float: (float, int)}.get(type(value), (type(value),))
-            found.setdefault(name, ((*right, property, cached_property), words))
+            may_be_none = (type(None),) if "None" in str(inspect.get_annotations(cls).get(name)) else ()
+            found.setdefault(name, ((*right, *may_be_none, property, cached_property), words))
     return found
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType, ModuleType, SimpleNamespace
 
 import pytest
 
+from kdsearch.builtin.text.sequence_kd import SequenceKd
 from kdsearch.cli import main
 from kdsearch.cli.plugins import listing
 from kdsearch.cli.show import describe
@@ -324,6 +325,13 @@ def test_what_a_class_says_of_itself_may_be_computed_or_a_list():
     }
     own = type("Own", (host.load_class("distiller", "kd"),), parts)
     assert host.with_classes({("distiller", "own"): own}).load_class("distiller", "own") is own
+
+
+def test_what_may_be_none_by_its_contract_may_be_none():
+    whole = type("Whole", (SequenceKd,), {"chunk": None})
+    assert only().with_classes({("data_recipe", "whole"): whole}).load_class("data_recipe", "whole") is whole
+    with pytest.raises(PluginError, match=r"`chunk` of data recipe 'text' .* is '16'\. Expected a whole number"):
+        only().with_classes({("data_recipe", "text"): type("Text", (SequenceKd,), {"chunk": "16"})})
 
 
 def test_entries_are_in_the_order_of_kinds_and_names():
