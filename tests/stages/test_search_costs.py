@@ -69,6 +69,7 @@ def kept(
     assert len(set(measured)) == len(measured), "nothing is measured twice"
     assert progress.done == progress.total == 2000 + len(measured), "each file is a unit of the stage's work"
     assert progress.note == f"{len(measured)} files measured"
+    assert progress._had == 2000, "the pace is of files, not of what was scored"
     assert len(found.broken) <= len(measured) - len(found.rows)
     assert [each["short"] for each in found.rows] == [i < 3 for i in range(len(found.rows))]
     return [each["spec"]["i"] for each in found.rows], len(measured), found

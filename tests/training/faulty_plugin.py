@@ -84,6 +84,7 @@ SPOILT: Mapping[str, Callable[[Batch], Any]] = {
     "ids": lambda batch: Batch(batch.ids[::-1], batch.tensors),
     "lacks": lambda batch: Batch(batch.ids, {"label": batch["label"]}),
     "array": lambda batch: batch.having(image=batch["image"].numpy()),
+    "count": lambda batch: batch.having(image=batch["image"][:-1]),
     "shape": lambda batch: batch.having(image=batch["image"][..., :7]),
     "dtype": lambda batch: batch.having(image=batch["image"].double()),
     "torn": torn,

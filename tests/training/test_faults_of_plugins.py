@@ -82,6 +82,7 @@ def look(folder: Path, host: Host, *sets: str) -> None:
         ),
         ("lacks", DataError, "split 'train' loads no field 'image'"),
         ("array", DataError, "split 'train' loads 'image' as ndarray. Expected a torch.Tensor"),
+        ("count", DataError, "4 samples' 'image' in the shape (3, 1, 8, 8). Expected (4, 1, 8, 8)"),
         ("shape", DataError, "4 samples' 'image' in the shape (4, 1, 8, 7). Expected (4, 1, 8, 8)"),
         ("dtype", DataError, "split 'train' loads 'image' as torch.float64. Expected torch.float32"),
     ],
