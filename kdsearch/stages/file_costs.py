@@ -33,7 +33,7 @@ from kdsearch.stages.subject import subject_of
 from kdsearch.store.artifacts import sealed, unsealed
 from kdsearch.store.files import read_json, write_json
 from kdsearch.store.hashing import digest
-from kdsearch.training.materials import Materials
+from kdsearch.training.materials import Materials, placing
 
 SAMPLES = 16  # that a quantizer is calibrated on: bytes and latency do not depend on how well
 STUDY = "study" * 4  # stands for the study's name in a file: no candidate is another one under another name
@@ -100,7 +100,8 @@ def _quantized(
         "quantizer", materials.study.config.compress.quantize[index], f"compress.quantize[{index}]"
     )
     subject = subject_of(materials, fresh_student(materials, role, spec, folder), role, {})
-    plan = planned(quantizer, subject)
+    with placing(materials.study, f"compress.quantize[{index}]"), materials.host.naming("quantizer", name):
+        plan = planned(quantizer, subject)
     few = replace(plan, edits={**plan.edits, **({"samples": SAMPLES} if "samples" in plan.edits else {})})
     samples, files = calibration(materials, SAMPLES), {}
     for graph, file in whole.items():

@@ -273,6 +273,15 @@ def test_of_a_quantizer(host, distilled):
     assert caught.value.path == "compress.quantize[1]"
 
 
+def test_of_a_quantizer_whose_file_is_limited(host, tmp_path):
+    limit = "constraints={onnx_bytes: {max: 100000, format: onnx-faulty}}"
+    sets = ("compress.quantize=[faulty]", "export.formats=[onnx-faulty]", limit)
+    with pytest.raises(PluginError, match="`plan` of FaultyQuantizer gives a NoneType") as caught:
+        run_tiny(tmp_path, *LESS, *sets, host=host)
+    assert caught.value.path == "compress.quantize[0]"
+    assert str(caught.value.file).startswith("--set compress.quantize=")
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [
