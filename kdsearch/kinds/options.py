@@ -55,6 +55,7 @@ class Range:
 
     `each` > 0: the field is a sequence of that length and the range holds for each element.
     `facts`: numbers known of each choice beforehand (scores, sizes), alike in meaning; of the first, more promises more.
+    `costs`: what each choice adds to every objective, as a loss; NaN in each where a training has to tell.
     """
 
     choices: tuple[Value, ...] = ()
@@ -65,6 +66,7 @@ class Range:
     each: int = 0
     when: tuple[tuple[str, tuple[Value, ...]], ...] = ()
     facts: tuple[tuple[float, ...], ...] = ()
+    costs: tuple[tuple[float, ...], ...] = ()
 
     @property
     def ends(self) -> tuple[Value, ...]:

@@ -1,43 +1,33 @@
-"""Model-based search: a Gaussian process over what is known of each candidate; the largest expected improvement is asked next.
+"""Model-based search: a Gaussian process over what is known of each candidate; what promises most is asked next.
 
 A dimension whose choices come with facts (an architecture with its training-free scores and sizes) is seen by these instead of
 by name, and the choices whose first fact is largest come first. So a search starts from the scores and learns from the trials
-how far to trust them.
-
-Source: Jones, Schonlau, Welch, Efficient Global Optimization of Expensive Black-Box Functions, J. Global Optim. 1998, eq. 15;
-several objectives as in Knowles, ParEGO, IEEE TEC 2006, eq. 2.
+how far to trust them. Of several objectives those that are known of each choice before a training (`Range.costs`) are not
+predicted: the search starts with the front of guesses and costs, and asks for what the front is expected to grow most by.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Generator
 
+from kdsearch.builtin.controllers.gains import front_of, largest_growths, largest_improvements
 from kdsearch.errors import StudyError
 from kdsearch.kinds import Ask, Controller, Dim, Options, Range, SearchSpace, Trial
 from kdsearch.kinds.options import Value
-from kdsearch.kit.candidates import (
-    Distinct,
-    Tried,
-    ask_of,
-    generator,
-    key_of,
-)
+from kdsearch.kit.candidates import Distinct, Tried, ask_of, generator, key_of
 from kdsearch.kit.dims import Axis, draw_values, encode, is_active, parents_first
 from kdsearch.kit.histories import in_order
+from kdsearch.kit.pareto import fronts
 
-Array = NDArray[np.float64]
+Losses = tuple[float, ...]
 
-RHO = 0.05  # of ParEGO: weight of the sum beside the largest weighted loss
 DRAWN = 16  # equally promising candidates that a start without a model takes the farthest of
 
 
@@ -71,24 +61,28 @@ class Surrogate(Controller[SurrogateOptions]):
                 expected="strategy evolution or random",
             )
         told = in_order(history)
-        tried, rng = self._tried.of(space, told), generator(seed, history)
+        tried = self._tried.of(space, told)
+        draws = Draws(space, dims, tried, generator(seed, history))
         features = Features([*(space.dims if space is not None else ()), *dims])
-        pool = _pool(space, dims, tried, self.options.pool, rng)
-        losses = _losses(told, rng)
+        pool = draws.pool(self.options.pool)
+        losses, bad = _losses(told)
         if len(losses) < self.options.first:
-            pool += _recipes(space, dims, tried, {key_of(space, each.ask.spec, each.ask.values) for each in pool}, rng)
-            told_points = [features.of(values_of(space, trial.spec, trial.values)) for trial in told]
-            guesses = [features.guess(each.values) for each in pool]
-            chosen = start(guesses, [features.of(each.values) for each in pool], told_points, n)
+            begin = _begun_on_a_front if features.has_costs else _begun
+            chosen = begin(draws, features, pool, [draws.known(trial.spec, trial.values) for trial in told], n)
         else:
             seen = _seen(losses, self.options.seen)
-            x = np.array([features.of(values_of(space, told[i].spec, told[i].values)) for i in seen])
-            y = np.array([losses[i] for i in seen])
-            running = [features.of(values_of(space, trial.spec, trial.values)) for trial in told if not trial.is_over]
-            chosen = largest_improvements(x, y, np.array([features.of(each.values) for each in pool]), n, running)
-        for i in chosen:
-            tried.add(pool[i].ask)
-        return [pool[i].ask for i in chosen]
+            running = [draws.known(trial.spec, trial.values) for trial in told if not trial.is_over]
+            points = [draws.known(told[i].spec, told[i].values) for i in seen]
+            found = [losses[i] for i in seen]
+            counts = [i not in bad for i in seen]
+            if len(found[0]) > 1:
+                pool += draws.crossed(points[_least(found, counts, features.costs(points[0].values))], pool)
+                chosen = _growing(features, pool, points, found, counts, running, n)
+            else:
+                chosen = _improving(features, pool, points, [loss for (loss,) in found], running, n)
+        for each in chosen:
+            tried.add(each.ask)
+        return [each.ask for each in chosen]
 
 
 @dataclass(frozen=True)
@@ -97,6 +91,65 @@ class Known:
 
     ask: Ask
     values: Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Candidates of a space and further dimensions that were not tried."""
+
+    space: SearchSpace[Any] | None
+    dims: Sequence[Dim]
+    tried: Distinct
+    rng: Generator
+
+    def known(self, spec: Mapping[str, Any] | None, values: Mapping[str, Value]) -> Known:
+        own = self.space.values(self.space.parse(dict(spec))) if self.space is not None and spec is not None else {}
+        return Known(Ask(values, spec), {**own, **values})
+
+    def pool(self, n: int) -> list[Known]:
+        """n drawn, or as many as the dimension with most known choices has, each of these in one."""
+        known = max((dim for dim in self.dims if dim.range.facts), key=lambda dim: len(dim.range.choices), default=None)
+        found: dict[str, Known] = {}
+        for i in range(max(n, len(known.range.choices) if known else 0)):
+            values = draw_values(self.dims, self.rng)
+            if known is not None and not known.when:
+                values[known.path] = known.range.choices[i % len(known.range.choices)]
+            self._add(found, values)
+        return list(found.values())
+
+    def recipes(
+        self, given: Mapping[str, Value], had: Sequence[Known], spec: Mapping[str, Any] | None = None
+    ) -> list[Known]:
+        """DRAWN with these values (and spec), none of `had`: among hundreds of choices the pool has each once or twice."""
+        known = {self._key(each.ask) for each in had}
+        found: dict[str, Known] = {}
+        for _ in range(DRAWN if given else 0):
+            self._add(found, {**draw_values(self.dims, self.rng), **given}, spec)
+        return [each for key, each in found.items() if key not in known]
+
+    def crossed(self, best: Known, pool: Sequence[Known]) -> list[Known]:
+        """Each architecture of the pool with the best one's recipe, none that is there."""
+        known = {self._key(each.ask) for each in pool}
+        architectures = {dim.path for dim in self.dims if dim.range.facts}
+        recipe = {path: value for path, value in best.ask.values.items() if path not in architectures}
+        found: dict[str, Known] = {}
+        for each in pool:
+            own = {path: value for path, value in each.ask.values.items() if path in architectures}
+            values = {**recipe, **own}
+            if all(is_active(dim, values) == (dim.path in values) for dim in self.dims):
+                self._put(found, Ask(values, each.ask.spec))
+        return [each for key, each in found.items() if key not in known]
+
+    def _add(self, found: dict[str, Known], values: Mapping[str, Value], spec: Mapping[str, Any] | None = None) -> None:
+        drawn = self.space.sample(self.rng) if self.space is not None and spec is None else None
+        self._put(found, Ask(dict(values), spec) if drawn is None else ask_of(self.space, drawn, values))
+
+    def _put(self, found: dict[str, Known], ask: Ask) -> None:
+        if not self.tried.is_tried(ask):
+            found[self._key(ask)] = self.known(ask.spec, ask.values)
+
+    def _key(self, ask: Ask) -> str:
+        return key_of(self.space, ask.spec, ask.values)
 
 
 class Features:
@@ -108,12 +161,22 @@ class Features:
     def __init__(self, dims: Sequence[Dim]) -> None:
         self.dims = parents_first(dims)
         self._facts = {dim.path: _ranked(dim.range) for dim in self.dims if dim.range.facts}
+        self._costs = {dim.path: _priced(dim.range) for dim in self.dims if dim.range.costs}
         self._axes = {dim.path: Axis(dim) for dim in self.dims if not dim.range.facts}
+
+    @property
+    def has_costs(self) -> bool:
+        return bool(self._costs)
 
     def guess(self, values: Mapping[str, Value]) -> float:
         """The mean of the first facts; 0 without any."""
         firsts = [facts[encode(values[path])][0] for path, facts in self._facts.items() if path in values]
         return sum(firsts) / len(firsts) if firsts else 0.0
+
+    def costs(self, values: Mapping[str, Value], m: int | None = None) -> list[float]:
+        """What is known of each objective's loss, NaN where nothing is. m: how many objectives, where no choice has costs."""
+        known = [costs[encode(values[path])] for path, costs in self._costs.items() if path in values]
+        return np.sum(known, axis=0).tolist() if known else [math.nan] * (m or 0)
 
     def of(self, values: Mapping[str, Value]) -> list[float]:
         point: list[float] = []
@@ -137,6 +200,10 @@ def _ranked(ranged: Range) -> dict[str, list[float]]:
     return {encode(choice): row.tolist() for choice, row in zip(ranged.choices, ranks, strict=True)}
 
 
+def _priced(ranged: Range) -> dict[str, Losses]:
+    return {encode(choice): costs for choice, costs in zip(ranged.choices, ranged.costs, strict=True)}
+
+
 def _placed(axis: Axis, value: Value, counts: bool) -> list[float]:
     distribution = axis.distribution
     inner = axis.inner(value) if counts else None
@@ -150,84 +217,103 @@ def _placed(axis: Axis, value: Value, counts: bool) -> list[float]:
     return [(inner - low) / (high - low) if high > low else 0.5]
 
 
-def _pool(space: SearchSpace[Any] | None, dims: Sequence[Dim], tried: Distinct, n: int, rng: Generator) -> list[Known]:
-    """n candidates drawn, or as many as the dimension with most known choices has, each of these in one; none that was tried."""
-    known = max((dim for dim in dims if dim.range.facts), key=lambda dim: len(dim.range.choices), default=None)
-    found: dict[str, Known] = {}
-    for i in range(max(n, len(known.range.choices) if known else 0)):
-        values = draw_values(dims, rng)
-        if known is not None and not known.when:
-            values[known.path] = known.range.choices[i % len(known.range.choices)]
-        ask = ask_of(space, space.sample(rng) if space is not None else None, values)
-        if not tried.is_tried(ask):
-            found[key_of(space, ask.spec, ask.values)] = Known(ask, values_of(space, ask.spec, ask.values))
-    return list(found.values())
-
-
-def _recipes(
-    space: SearchSpace[Any] | None, dims: Sequence[Dim], tried: Distinct, had: set[str], rng: Generator
-) -> list[Known]:
-    """DRAWN candidates of the choices with the largest first facts: among hundreds of choices the pool has these once or twice."""
+def _begun(draws: Draws, features: Features, pool: list[Known], trials: Sequence[Known], n: int) -> list[Known]:
+    """By the best guesses; of equal ones the farthest from all that was tried."""
     best = {
         dim.path: max(zip(dim.range.choices, dim.range.facts, strict=True), key=lambda each: each[1][0])[0]
-        for dim in dims
+        for dim in draws.dims
         if dim.range.facts and not dim.when
     }
-    found: dict[str, Known] = {}
-    for _ in range(DRAWN if best else 0):
-        values = {**draw_values(dims, rng), **best}
-        ask = ask_of(space, space.sample(rng) if space is not None else None, values)
-        key = key_of(space, ask.spec, ask.values)
-        if key not in had and not tried.is_tried(ask):
-            found[key] = Known(ask, values_of(space, ask.spec, ask.values))
-    return list(found.values())
+    pool = [*pool, *draws.recipes(best, pool)]
+    guesses = [features.guess(each.values) for each in pool]
+    points = [features.of(each.values) for each in pool]
+    return [pool[i] for i in start(guesses, points, [features.of(each.values) for each in trials], n)]
 
 
-def values_of(
-    space: SearchSpace[Any] | None, spec: Mapping[str, Any] | None, values: Mapping[str, Value]
-) -> dict[str, Value]:
-    """All values of a candidate by path."""
-    own = space.values(space.parse(dict(spec))) if space is not None and spec is not None else {}
-    return {**own, **values}
+def _begun_on_a_front(
+    draws: Draws, features: Features, pool: list[Known], trials: Sequence[Known], n: int
+) -> list[Known]:
+    """By what each architecture adds to the front of guesses and costs, with a recipe far from those that were tried."""
+    every = [*pool, *trials]
+    guesses = [features.guess(each.values) for each in every]
+    costs = np.array([features.costs(each.values) for each in every])
+    seen = [features.of(each.values) for each in trials]
+    chosen = []
+    for i in front_of(guesses, costs, n, len(trials)):
+        own = {dim.path: pool[i].ask.values[dim.path] for dim in draws.dims if dim.range.facts and not dim.when}
+        alike = [pool[i], *draws.recipes(own, pool, pool[i].ask.spec)]
+        points = [features.of(each.values) for each in alike]
+        (pick,) = start([0.0] * len(alike), points, seen, 1)
+        chosen.append(alike[pick])
+        seen.append(points[pick])
+    return chosen
 
 
-def _losses(told: Sequence[Trial], rng: Generator) -> dict[int, float]:
-    """Index in `told` -> one loss; what failed, or was stopped without a finite one, has the worst, and never the best one's; what
-    says nothing is left out. Where nothing is measured yet, how far limits are broken is what there is to learn from.
+def _improving(
+    features: Features,
+    pool: Sequence[Known],
+    seen: Sequence[Known],
+    losses: Sequence[float],
+    running: Sequence[Known],
+    n: int,
+) -> list[Known]:
+    x, points, others = (np.array([features.of(each.values) for each in some]) for some in (seen, pool, running))
+    return [pool[i] for i in largest_improvements(x, np.array(losses), points, n, others.tolist())]
+
+
+def _growing(
+    features: Features,
+    pool: Sequence[Known],
+    seen: Sequence[Known],
+    losses: Sequence[Losses],
+    counts: Sequence[bool],
+    running: Sequence[Known],
+    n: int,
+) -> list[Known]:
+    m = len(losses[0])
+    tried = [*losses, *(features.costs(each.values, m) for each in running)]
+    x, points = (np.array([features.of(each.values) for each in some]) for some in ([*seen, *running], pool))
+    costs = np.array([features.costs(each.values, m) for each in pool])
+    picks = largest_growths(x, np.array(tried), counts, points, costs, n)
+    return [pool[i] for i in picks]
+
+
+def _least(losses: Sequence[Losses], counts: Sequence[bool], costs: Sequence[float]) -> int:
+    """Which is the best in the first objective that is not known beforehand; of those that count, if any does."""
+    j = next((j for j, cost in enumerate(costs) if math.isnan(cost)), 0)
+    return min(range(len(losses)), key=lambda i: (not counts[i], losses[i][j], i))
+
+
+def _losses(told: Sequence[Trial]) -> tuple[dict[int, Losses], set[int]]:
+    """Index in `told` -> losses, and which of these are bad.
+
+    What failed, broke a limit, or was stopped without finite losses has the worst ones, and never the best; what says nothing is
+    left out. Where nothing is measured yet, how far limits are broken is what there is to learn from.
     """
     measured = {i: trial.losses or trial.curve[-1][1] for i, trial in enumerate(told) if trial.losses or trial.curve}
     width = max((len(losses) for losses in measured.values()), default=1)
     rows = {i: losses for i, losses in measured.items() if len(losses) == width and all(map(math.isfinite, losses))}
     if not rows:
         over = {i: math.fsum(value for value in each.violations if value > 0) for i, each in enumerate(told)}
-        return {i: each for i, each in over.items() if each > 0}
-    one = dict(zip(rows, _scalar(np.array(list(rows.values())), rng).tolist(), strict=True))
+        return {i: (each,) for i, each in over.items() if each > 0}, set()
     bad = {i for i, each in enumerate(told) if each.state == "failed" or any(value > 0 for value in each.violations)}
     bad |= {i for i, losses in measured.items() if told[i].is_over and not all(map(math.isfinite, losses))}
-    worst = max(one.values())
-    if worst == min((loss for i, loss in one.items() if i not in bad), default=math.inf):
-        worst += abs(worst) or 1.0
-    return dict(sorted({**one, **dict.fromkeys(bad, worst)}.items()))
+    good = [losses for i, losses in rows.items() if i not in bad]
+    worst = tuple(max(column) for column in zip(*rows.values(), strict=True))
+    if good:
+        best = tuple(min(column) for column in zip(*good, strict=True))
+        worst = tuple(w + (abs(w) or 1.0) if w == b else w for w, b in zip(worst, best, strict=True))
+    return dict(sorted({**rows, **dict.fromkeys(bad, worst)}.items())), bad
 
 
-def _seen(losses: Mapping[int, float], n: int) -> list[int]:
-    """Of more than n trials the n / 4 of least loss and the youngest others, in order."""
+def _seen(losses: Mapping[int, Losses], n: int) -> list[int]:
+    """Of more than n trials the n / 4 of least losses, front by front, and the youngest others, in order."""
     if len(losses) <= n:
         return list(losses)
-    best = set(sorted(losses, key=lambda i: (losses[i], i))[: n // 4])
+    at = list(losses)
+    order = [at[i] for front in fronts(list(losses.values()), enough=n // 4) for i in front]
+    best = set(order[: n // 4])
     return sorted({*best, *[i for i in losses if i not in best][len(best) - n :]})
-
-
-def _scalar(losses: Array, rng: Generator) -> Array:
-    """(N, m) -> (N,): ParEGO's sum with weights drawn anew for each ask; one loss is itself."""
-    if losses.shape[1] == 1:
-        return losses[:, 0]
-    spread = np.ptp(losses, axis=0)
-    unit = (losses - losses.min(0)) / np.where(spread > 0, spread, 1.0)
-    draws = -torch.rand(losses.shape[1], generator=rng).clamp_min(1e-12).log().numpy()
-    weighted = unit * (draws / draws.sum())
-    one: Array = weighted.max(1) + RHO * weighted.sum(1)
-    return one
 
 
 def start(
@@ -247,57 +333,3 @@ def start(
         seen.append(points[pick])
         left.remove(pick)
     return chosen
-
-
-def largest_improvements(x: Array, y: Array, pool: Array, n: int, running: Sequence[Sequence[float]] = ()) -> list[int]:
-    """Rows of `pool` (P, d) to evaluate next, given losses y (N,) at x (N, d).
-
-    The points that are `running`, and each pick, are taken to be as predicted.
-    """
-    picks: list[int] = []
-    usual = np.median(y)
-    if usual == y.min():  # more than half of them are as good as the best
-        usual = min(y[y > y.min()], default=usual)
-    y = np.minimum(y, usual + 3 * (usual - y.min()))  # the bad ones need no telling apart
-    scale = y.std() or 1.0
-    x, y = x.copy(), (y - y.mean()) / scale
-    model = None
-    for point in running:
-        model = _fitted(x, y, model)
-        x, y = np.vstack([x, point]), np.append(y, model.predict(np.array([point])))
-    while len(picks) < min(n, len(pool)):
-        model = _fitted(x, y, model)
-        mean, deviation = model.predict(pool, return_std=True)
-        gain = _expected_improvement(y.min(), mean, deviation)
-        gain[picks] = -np.inf
-        best = int(gain.argmax())
-        picks.append(best)
-        x, y = np.vstack([x, pool[best]]), np.append(y, mean[best])
-    return picks
-
-
-def _expected_improvement(best: float, mean: Array, deviation: Array) -> Array:
-    """EI = s (u Phi(u) + phi(u)), u = (best - mean) / s."""
-    from scipy.special import ndtr
-
-    s = np.maximum(deviation, 1e-9)
-    u = (best - mean) / s
-    found: Array = s * (u * ndtr(u) + np.exp(-0.5 * u**2) / math.sqrt(2 * math.pi))
-    return found
-
-
-def _fitted(x: Array, y: Array, known: Any) -> Any:
-    """The process on these points; its lengths are found once an ask."""
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
-
-    kernel = (
-        ConstantKernel(0.1, (1e-3, 10.0)) * DotProduct(1.0, (1e-2, 10.0))
-        + ConstantKernel(1.0, (1e-2, 10.0)) * Matern(np.ones(x.shape[1]), (0.1, 30.0), nu=2.5)
-        + WhiteKernel(0.05, (1e-3, 1.0))
-    )
-    chosen = kernel if known is None else known.kernel_
-    process = GaussianProcessRegressor(chosen, optimizer="fmin_l_bfgs_b" if known is None else None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a length at its bound is no fault
-        return process.fit(x, y)

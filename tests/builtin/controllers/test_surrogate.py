@@ -1,26 +1,18 @@
 """The model-based controller: its formula, its features, and what it makes of facts that help or mislead."""
 
 import math
+from dataclasses import replace
 
+import moocore
 import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from kdsearch.builtin.controllers.gains import expected_improvement, largest_improvements
 from kdsearch.builtin.controllers.random import Random
-from kdsearch.builtin.controllers.surrogate import (
-    Features,
-    Surrogate,
-    SurrogateOptions,
-    _expected_improvement,
-    _losses,
-    _scalar,
-    _seen,
-    largest_improvements,
-    start,
-)
+from kdsearch.builtin.controllers.surrogate import Features, Surrogate, SurrogateOptions, _losses, _seen, start
 from kdsearch.kinds import Dim, NoOptions, Range, Trial
-from kdsearch.store.hashing import stream
 from kdsearch.testing.controller import DIMS
 
 N = 200
@@ -30,7 +22,7 @@ N = 200
     ("best", "mean", "deviation"), [(0.0, 0.5, 1.0), (0.0, -2.0, 0.3), (1.0, 1.0, 0.1), (0.0, 9.0, 1.0)]
 )
 def test_expected_improvement_is_the_integral(best, mean, deviation):
-    found = _expected_improvement(best, np.array([mean]), np.array([deviation]))[0]
+    found = expected_improvement(best, np.array([mean]), np.array([deviation]))[0]
     lowest = mean - 12 * deviation
     expected = quad(lambda y: (best - y) * norm.pdf(y, mean, deviation), lowest, best)[0] if best > lowest else 0.0
     assert found == pytest.approx(expected, abs=1e-8)
@@ -62,15 +54,6 @@ def test_the_best_scored_is_begun_with_recipes_far_apart(n):
         rates = sorted(each.values["rate"] for each in asks)
         apart.append(min(rates[1] - rates[0], rates[2] - rates[1]))
     assert np.mean(apart) > 0.3  # .125 of three independent draws, .5 at best
-
-
-def test_one_loss_of_several():
-    losses = np.array([[0.0, 10.0], [1.0, 0.0], [0.2, 2.0]])
-    rng = stream(0, "weights")
-    assert _scalar(losses[:, :1], rng).tolist() == [0.0, 1.0, 0.2]
-    both = [_scalar(losses, rng) for _ in range(20)]
-    assert all(each.argmin() == 2 or each[2] < 0.5 for each in both)  # the middle one suits most weights
-    assert len({round(float(each[0]), 6) for each in both}) > 1
 
 
 def facts_and_losses(noise, seed=0):
@@ -172,7 +155,23 @@ def test_what_failed_is_worse_than_the_best(trials, expected):
         else Trial(i, {"x": i / 9}, state="failed", error="NaN")
         for i, (loss, over) in enumerate(trials)
     ]
-    assert _losses(told, stream(0, "weights")) == pytest.approx(expected)
+    losses, bad = _losses(told)
+    assert {i: loss for i, (loss,) in losses.items()} == pytest.approx(expected)
+    assert bad == {i for i, (loss, over) in enumerate(trials) if loss is None or over}
+
+
+def test_what_failed_has_the_worst_of_each_loss():
+    told = [
+        Trial(0, {"x": 0.1}, losses=(0.3, 5.0)),
+        Trial(1, {"x": 0.2}, losses=(0.1, 9.0)),
+        Trial(2, {"x": 0.3}, state="failed", error="NaN"),
+        Trial(3, {"x": 0.4}, losses=(0.0, 1.0), violations=(0.1,)),
+        Trial(4, {"x": 0.5}, state="pruned", curve=((0.3, (0.2, math.nan)),)),
+        Trial(5, {"x": 0.6}, state="running"),
+    ]
+    worst = (0.3, 9.0)
+    assert _losses(told) == ({0: (0.3, 5.0), 1: (0.1, 9.0), 2: worst, 3: worst, 4: worst}, {2, 3, 4})
+    assert _losses(told[:1] + told[2:3])[0][1] == (0.6, 10.0), "never as good as the best"
 
 
 def test_while_every_pair_breaks_a_limit_it_learns_by_how_far():
@@ -188,8 +187,8 @@ def test_while_every_pair_breaks_a_limit_it_learns_by_how_far():
             break
         told.append(Trial(number, values, state="pruned", violations=(over, -0.5)))
     assert 3 <= len(told) < 8
-    assert _losses(told[:2], stream(0, "weights")) == {i: each.violations[0] for i, each in enumerate(told[:2])}
-    assert _losses([Trial(0, {"a": "0"}, state="pruned", violations=(-0.5, 0.0))], stream(0, "weights")) == {}
+    assert _losses(told[:2])[0] == {i: (each.violations[0],) for i, each in enumerate(told[:2])}
+    assert _losses([Trial(0, {"a": "0"}, state="pruned", violations=(-0.5, 0.0))]) == ({}, set())
 
 
 def test_stopped_failed_and_broken_trials():
@@ -202,8 +201,11 @@ def test_stopped_failed_and_broken_trials():
         Trial(5, {"x": 0.9}, state="pruned", curve=((0.3, (0.9,)), (0.6, (0.5,)))),
         Trial(6, {"x": 0.95}, state="pruned"),
     ]
-    told = _losses([*good, *bad], stream(0, "weights"))
-    assert told == pytest.approx({0: 0.09, 1: 0.01, 2: 0.09, 3: 0.5, 4: 0.5, 5: 0.5})
+    told, broken = _losses([*good, *bad])
+    assert {i: loss for i, (loss,) in told.items()} == pytest.approx(
+        {0: 0.09, 1: 0.01, 2: 0.09, 3: 0.5, 4: 0.5, 5: 0.5}
+    )
+    assert broken == {3, 4}
     asks = Surrogate(SurrogateOptions(first=2)).ask(None, [dim], [*good, *bad], 4, 0)
     assert len(asks) == 4
     assert all(0 <= ask.values["x"] <= 1 for ask in asks)
@@ -219,11 +221,95 @@ def test_what_was_stopped_without_a_finite_loss_is_the_worst():
         Trial(3, {"x": 0.8}, state="pruned", curve=((0.3, (math.inf,)),)),
         Trial(4, {"x": 0.9}, state="running", curve=curve),
     ]
-    assert _losses(told, stream(0, "weights")) == {0: 0.3, 1: 0.4, 2: 0.4, 3: 0.4}
+    assert _losses(told) == ({0: (0.3,), 1: (0.4,), 2: (0.4,), 3: (0.4,)}, {2, 3})
 
 
 def test_of_many_trials_the_best_stay_known():
-    losses = {i: float(abs(i - 3)) for i in range(20)}
+    losses = {i: (float(abs(i - 3)),) for i in range(20)}
     assert _seen(losses, 20) == list(range(20))
     assert _seen(losses, 8) == [2, 3, *range(14, 20)]
-    assert _seen({i: float(-i) for i in range(20)}, 8) == list(range(12, 20)), "the youngest are the best"
+    assert _seen({i: (float(-i),) for i in range(20)}, 8) == list(range(12, 20)), "the youngest are the best"
+    several = {i: (float(abs(i - 3)), float(abs(i - 5))) for i in range(20)}
+    assert _seen(several, 12) == [3, 4, 5, *range(11, 20)], "of several losses the front"
+
+
+def networks(n=200, seed=0):
+    """A dimension of networks with scores and sizes, one of recipes; and (error, size) of both together."""
+    rng = np.random.default_rng(seed)
+    size = 10 ** rng.uniform(3, 5, size=n)
+    quality = np.log10(size) / 5 + 0.1 * rng.normal(size=n)
+    score = quality + 0.1 * rng.normal(size=n)
+    choices = tuple(f"net-{i}" for i in range(n))
+    facts, costs = tuple(zip(score, np.log(size), strict=True)), tuple((math.nan, each) for each in size)
+    net, rate = Dim("net", Range(choices=choices, facts=facts, costs=costs)), Dim("rate", Range(low=0.0, high=1.0))
+
+    def losses(values):
+        i = choices.index(values["net"])
+        return 1 - 0.8 * float(quality[i]) + 0.5 * abs(values["rate"] - 0.7), float(size[i])
+
+    return [net, rate], losses
+
+
+def hypervolume(points):
+    """Of (error, size), sizes by their logarithms."""
+    unit = np.array([[(error - 0.1) / 1.4, (math.log10(size) - 3) / 2] for error, size in points])
+    return moocore.hypervolume(unit, ref=np.array([1.1, 1.1]))
+
+
+def front_after(controller, dims, losses, budget, seed):
+    history = []
+    while len(history) < budget:
+        (ask,) = controller.ask(None, dims, history, 1, seed)
+        history.append(Trial(len(history), ask.values, losses=losses(ask.values)))
+    return hypervolume([each.losses for each in history])
+
+
+def test_of_a_known_cost_it_begins_with_a_front():
+    dims, losses = networks()
+    for seed in range(4):
+        asks = Surrogate(SurrogateOptions()).ask(None, dims, [], 3, seed)
+        sizes = sorted(losses(each.values)[1] for each in asks)
+        assert sizes[0] * 3 < sizes[1] * 2 < sizes[2], "networks of several sizes"
+        told = [Trial(0, asks[0].values, state="running")]
+        again = Surrogate(SurrogateOptions()).ask(None, dims, told, 1, seed)[0]
+        assert again.values["net"] == asks[1].values["net"], "beside what runs"
+        assert abs(again.values["rate"] - asks[0].values["rate"]) > 0.3, "with another recipe"
+
+
+def test_known_costs_find_a_better_front():
+    """In six trials; beside what does not know which loss is a cost, and what knows nothing."""
+    found = {"costs": [], "no costs": [], "random": []}
+    for seed in range(4):
+        dims, losses = networks(seed=seed)
+        found["costs"].append(front_after(Surrogate(SurrogateOptions()), dims, losses, 6, seed))
+        blind = [Dim("net", replace(dims[0].range, costs=())), dims[1]]
+        found["no costs"].append(front_after(Surrogate(SurrogateOptions()), blind, losses, 6, seed))
+        found["random"].append(front_after(Random(NoOptions()), dims, losses, 6, seed))
+    means = {name: np.mean(each) for name, each in found.items()}
+    assert means["costs"] > 1.05 * means["no costs"]
+    assert means["costs"] > 1.1 * means["random"]
+
+
+def test_the_best_recipe_is_tried_on_other_networks():
+    dims, losses = networks()
+    rates = [0.1, 0.3, 0.7, 0.95, 0.5]
+    told = [
+        Trial(i, values, losses=losses(values))
+        for i, rate in enumerate(rates)
+        for values in [{"net": "net-7", "rate": rate}]
+    ]
+    asks = Surrogate(SurrogateOptions()).ask(None, dims, told, 4, 0)
+    assert sum(each.values["rate"] == 0.7 for each in asks) >= 2
+    assert all(each.values["net"] != "net-7" for each in asks)
+
+
+def test_a_maximised_cost_and_two_networks_that_ship_together():
+    """Costs add up; a loss may be negative."""
+    small, large = (math.nan, -10.0), (math.nan, -1000.0)
+    dims = [
+        Dim(role, Range(choices=("s", "l"), facts=((0.1,), (0.9,)), costs=(small, large))) for role in ("one", "two")
+    ]
+    features = Features(dims)
+    assert features.costs({"one": "s", "two": "l"}) == pytest.approx([math.nan, -1010.0], nan_ok=True)
+    asks = Surrogate(SurrogateOptions()).ask(None, dims, [], 4, 0)
+    assert asks[0].values == {"one": "l", "two": "l"}, "the best in both"
