@@ -4,8 +4,9 @@ TABLE is a CSV of `kdsearch bench table` (a curve a row). JSON, two lists:
 
 `rungs`: every rule sees the same networks in the same order. `saved`: share of their epochs that were not run. `lost`: share of
 the hypervolume of all of them that the completed ones lack. `search`, where the table holds every network of its space: what
-share of the hypervolume of the whole table a search has after 1/16 and 1/8 of its epochs; a trial that goes on at a rung
-does so from its checkpoint, and costs what is new.
+share of the hypervolume of the whole table a search has after 1/27, 1/16 and 1/8 of its epochs; a trial that goes on at a rung
+does so from its checkpoint, and costs what is new. `a study by default` scores the table's networks as the study beside it (the
+same name, .yaml) does, keeps as many (`all kept`: all of them), and asks its controller.
 
     pip install syne-tune neural-pipeline-search
     python benchmarks/multi_fidelity.py TABLE [TABLE ...] [--cost latency_ms] [--seeds 20] [--trials 64]
@@ -26,6 +27,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +36,23 @@ import numpy as np
 
 from kdsearch.builtin.controllers.optuna import Optuna, OptunaOptions
 from kdsearch.builtin.controllers.random import Random
+from kdsearch.builtin.controllers.surrogate import Surrogate, SurrogateOptions
 from kdsearch.builtin.stoppers import Halving, HalvingOptions, Median, MedianOptions, Unstopped
 from kdsearch.kinds import Ask, Dim, NoOptions, Range, Stopper, Trial
+from kdsearch.search.candidates import Candidate, select
 from kdsearch.search.schedule import Schedule, epochs_at
+from kdsearch.search.scoring import Scored
+from kdsearch.stages.refine import next_ask
+from kdsearch.stages.search import MEASURED, MOST, STANDS_IN
+from kdsearch.stages.starts import Start, in_turns
+from kdsearch.stages.trial_facts import facts_of
+from kdsearch.training.tools import Progress
+from kdsearch.verbs.score import scored
+from kdsearch.verbs.scorers import open_scorer, scoring, setting_of, terms_of
 
 Losses = tuple[float, ...]
 Key = tuple[Any, ...]
-SHARES = (1 / 16, 1 / 8)
+SHARES = (1 / 27, 1 / 16, 1 / 8)
 CORNER = 1.1
 WINDOW = 4  # `refine.generation` by default
 AS_MOASHA = HalvingOptions(keep=1 / 3, rungs=[1 / 9, 1 / 3])  # after epochs 1 and 3 of 9, as MOASHA's defaults are
@@ -48,11 +60,16 @@ AS_MOASHA = HalvingOptions(keep=1 / 3, rungs=[1 / 9, 1 / 3])  # after epochs 1 a
 
 @dataclass(frozen=True)
 class Table:
-    """dims: what varies, and its values. curves: those values -> (error, cost) after each epoch."""
+    """dims: what varies, and its values. curves: those values -> (error, cost) after each epoch. cost: its name."""
 
-    name: str
+    path: Path
     dims: Mapping[str, tuple[Any, ...]]
     curves: Mapping[Key, list[Losses]]
+    cost: str
+
+    @property
+    def name(self) -> str:
+        return self.path.stem if self.path.stem != "table" else self.path.parent.name
 
     @property
     def epochs(self) -> int:
@@ -99,7 +116,7 @@ def read(path: Path, cost: str, kind: str, seed: int) -> Table:
         ]
         for spec, row in zip(specs, rows, strict=True)
     }
-    return Table(path.stem if path.stem != "table" else path.parent.name, dims, curves)
+    return Table(path, dims, curves, cost)
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -155,6 +172,69 @@ def _key(table: Table, values: Mapping[str, Any]) -> Key:
 
 def in_order(keys: Sequence[Key], table: Table) -> Callable[[Sequence[Trial]], Ask]:
     return lambda history: Ask(dict(zip(table.dims, keys[len(history)], strict=True)))
+
+
+@cache
+def scores_of(path: Path) -> dict[str, Scored]:
+    """Text of an architecture in the table -> what the study beside it scores without training."""
+    setting = setting_of(
+        None, path.with_suffix(".yaml"), terms_of(["auto", "params", "macs"]), None, None, None, None, ()
+    )
+    scorer = open_scorer(setting)
+    texts = [row["arch"] for row in csv.DictReader(path.open(newline=""))]
+    asked = [json.loads(text) for text in texts]
+    with scoring(setting, scorer, 1) as score:
+        found = scored(["auto", *scorer.proxies], scorer.space, asked, score, setting.reference_seed, Progress(False))
+    rows = {each.key: each for each in found}
+    keys = [scorer.space.key(scorer.space.canonical(scorer.space.parse(spec))) for spec in asked]
+    return {text: rows[key] for text, key in zip(texts, keys, strict=True)}
+
+
+def by_default(table: Table, seed: int, keep: int | None = None) -> Callable[[Sequence[Trial]], Ask | None]:
+    """What a study that says nothing of `refine` asks for: its starts, and its controller over scores and costs.
+
+    keep: `search.keep`; None = the default.
+    """
+    rows = {_of(table, text): row for text, row in scores_of(table.path).items()}
+    costs = {key: curve[-1][1] for key, curve in table.curves.items()}
+    known = STANDS_IN.get(table.cost, table.cost)
+    best_first = [
+        each.scored.key
+        for each in select(
+            [Candidate(row, row.scores["auto"]) for row in rows.values()],
+            keep or (MEASURED if table.cost in STANDS_IN else MOST),
+            (known,),
+        )
+    ]
+    at = {row.key: key for key, row in rows.items()}
+    kept = [at[each] for each in best_first]
+    largest = [max(rows, key=lambda key: (getattr(rows[key], name), rows[key].key)) for name in ("params", "macs")]
+    cheapest = [min(rows, key=lambda key: (getattr(rows[key], known), rows[key].key))]
+    first = list(dict.fromkeys([kept[0], *in_turns([largest, cheapest])]))
+    keys = list(dict.fromkeys([*kept, *first]))
+    dim = Dim(
+        "network",
+        Range(
+            choices=tuple(range(len(keys))),
+            facts=tuple(facts_of(rows[key].scores) for key in keys),
+            costs=tuple((math.nan, costs[key]) for key in keys),
+        ),
+    )
+    place = {key: i for i, key in enumerate(keys)}
+    starts = [Start({"network": place[key]}, ()) for key in first]
+    controller = Surrogate(SurrogateOptions())
+
+    def ask(history: Sequence[Trial]) -> Ask | None:
+        told = [replace(trial, values={"network": place[_key(table, trial.values)]}) for trial in history]
+        found = next_ask(controller, [dim], starts, told, seed)
+        return found and Ask(dict(zip(table.dims, keys[found.values["network"]], strict=True)))
+
+    return ask
+
+
+def _of(table: Table, text: str) -> Key:
+    spec = dict(_leaves(json.loads(text)))
+    return tuple(spec[name] for name in table.dims)
 
 
 def asked(controller: Any, table: Table, seed: int) -> Callable[[Sequence[Trial]], Ask | None]:
@@ -237,6 +317,8 @@ def rules(table: Table, keys: Sequence[Key], seed: int) -> dict[str, Run]:
         "halving": ours(Halving(HalvingOptions())),
         "halving at a third": ours(Halving(HalvingOptions(rungs=[1 / 3]))),
         "halving, two rungs": ours(Halving(HalvingOptions(rungs=[2 / 9, 5 / 9]))),
+        "halving, two early rungs": ours(Halving(HalvingOptions(rungs=[2 / 9, 4 / 9]))),
+        "halving, three rungs": ours(Halving(HalvingOptions(rungs=[1 / 9, 1 / 3, 2 / 3]))),
         "halving, as MOASHA": ours(Halving(AS_MOASHA)),
         "median": ours(Median(MedianOptions())),
         "median of the sum": ours(Median(MedianOptions()), add=True),
@@ -251,8 +333,14 @@ def searches(table: Table, seed: int) -> dict[str, Run]:
     def ours(controller: Any, stopper: Stopper[Any]) -> Run:
         return scheduled(table, stopper, asked(controller, table, seed), len(table.curves), add=False)
 
+    def default(keep: int | None = None) -> Run:
+        ask = by_default(table, seed, keep)
+        return scheduled(table, Halving(HalvingOptions()), ask, len(table.curves), add=False)
+
     keys = shuffled(table, seed)
+    has_study = table.path.with_suffix(".yaml").exists()
     return {
+        **({"a study by default": default(), "the same, all kept": default(MOST)} if has_study else {}),
         "random": ours(Random(NoOptions()), Unstopped(NoOptions())),
         "random, halving": ours(Random(NoOptions()), Halving(HalvingOptions())),
         "random, halving at a third": ours(Random(NoOptions()), Halving(HalvingOptions(rungs=[1 / 3]))),

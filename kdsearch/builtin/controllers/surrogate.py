@@ -67,7 +67,7 @@ class Surrogate(Controller[SurrogateOptions]):
         pool = draws.pool(self.options.pool)
         losses, bad = _losses(told)
         if len(losses) < self.options.first:
-            begin = _begun_on_a_front if features.has_costs else _begun
+            begin = _begun_on_a_front if features.has_costs and pool else _begun
             chosen = begin(draws, features, pool, [draws.known(trial.spec, trial.values) for trial in told], n)
         else:
             seen = _seen(losses, self.options.seen)
@@ -274,8 +274,7 @@ def _growing(
     tried = [*losses, *(features.costs(each.values, m) for each in running)]
     x, points = (np.array([features.of(each.values) for each in some]) for some in ([*seen, *running], pool))
     costs = np.array([features.costs(each.values, m) for each in pool])
-    picks = largest_growths(x, np.array(tried), counts, points, costs, n)
-    return [pool[i] for i in picks]
+    return [pool[i] for i in largest_growths(x, np.array(tried), counts, points, costs, n)] if len(pool) else []
 
 
 def _least(losses: Sequence[Losses], counts: Sequence[bool], costs: Sequence[float]) -> int:

@@ -313,3 +313,15 @@ def test_a_maximised_cost_and_two_networks_that_ship_together():
     assert features.costs({"one": "s", "two": "l"}) == pytest.approx([math.nan, -1010.0], nan_ok=True)
     asks = Surrogate(SurrogateOptions()).ask(None, dims, [], 4, 0)
     assert asks[0].values == {"one": "l", "two": "l"}, "the best in both"
+
+
+def test_a_front_of_few_choices_is_gone_through():
+    """Each of three networks once, then nothing more; while the model is not asked yet, too."""
+    costs = tuple((math.nan, float(i)) for i in range(3))
+    dim = Dim("net", Range(choices=("a", "b", "c"), facts=((0.1,), (0.2,), (0.3,)), costs=costs))
+    for first in (1, 9):
+        told: list[Trial] = []
+        controller = Surrogate(SurrogateOptions(first=first))
+        while asks := controller.ask(None, [dim], told, 1, 0):
+            told.append(Trial(len(told), asks[0].values, losses=(0.5 - 0.1 * len(told), float(len(told)))))
+        assert sorted(str(each.values["net"]) for each in told) == ["a", "b", "c"]
