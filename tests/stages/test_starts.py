@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from kdsearch.stages.starts import best_first, starts_of
-from kdsearch.stages.trial_facts import offered
+from kdsearch.stages.trial_facts import architecture_dims, offered
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
 from tests.stages.tiny import LESS, run_tiny, run_up_to
@@ -174,6 +175,7 @@ class Roles:
         refine = SimpleNamespace(first=("scored", "largest"), weightings=False)
         config = SimpleNamespace(refine=refine, constraints=limits, compress=SimpleNamespace(quantize=()))
         self.study = SimpleNamespace(config=config, path_of_student=lambda role: f"students.{role}")
+        self.objectives = {"accuracy": "max"}
         self.recipe = SimpleNamespace(default=lambda: {"x": 1}, plain=lambda: {"x": 0})
 
 
@@ -198,3 +200,28 @@ def test_several_students_keep_limits_together(limit, first):
     if len(starts) > 1:
         largest = {f"students.{role}.architecture": "l" for role in "ab"}
         assert starts[1].values == {"x": 0, **largest, "students.c.architecture": "s"}
+
+
+def test_of_a_cost_among_the_objectives_the_first_networks_differ(tmp_path):
+    """The controller's trials 1 and 2 are asked for before anything is known; of accuracy alone they are the best-scored one."""
+    few = ("refine.trials=3", "search.keep=8", "search.candidates=16", "search.proxy=nwot")
+    for objectives, n in (("objectives={accuracy: max, params: min}", 3), ("objectives={accuracy: max}", 1)):
+        run_up_to(tmp_path / str(n), "refine", *SETS, *few, objectives)
+        _, _, trials = read(tmp_path / str(n))
+        assert len({tuple(trial["keys"]) for trial in trials}) == n
+
+
+def test_what_is_known_of_each_objective_of_networks_that_ship_and_of_helpers():
+    known = SimpleNamespace(
+        objectives={"accuracy": "max", "params": "min", "macs": "max"},
+        metrics={"accuracy": None},
+        ships=("a", "b"),
+        study=SimpleNamespace(path_of_student=lambda role: role),
+    )
+    rows = {"x": {"score": 1.0, "scores": {}, "costs": {"params": 5, "macs": 7, "bytes": 9}}}
+    dims = architecture_dims(known, {"a": rows, "b": rows, "helper": rows})
+    costs = [[None if math.isnan(each) else each for each in dim.range.costs[0]] for dim in dims]
+    assert costs == [[None, 5, -7], [None, 5, -7], [None, 0, 0]]
+    for objectives in ({"accuracy": "max"}, {"params": "min"}, {"accuracy": "max", "f1": "max"}):
+        known.objectives, known.metrics = objectives, {"accuracy": None, "f1": None}
+        assert not any(dim.range.costs for dim in architecture_dims(known, {"a": rows}))
