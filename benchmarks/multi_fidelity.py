@@ -175,10 +175,10 @@ def in_order(keys: Sequence[Key], table: Table) -> Callable[[Sequence[Trial]], A
 
 
 @cache
-def scores_of(path: Path) -> dict[str, Scored]:
-    """Text of an architecture in the table -> what the study beside it scores without training."""
+def scores_of(path: Path, seed: int) -> dict[str, Scored]:
+    """Text of an architecture in the table -> what the study beside it, with this seed, scores without training."""
     setting = setting_of(
-        None, path.with_suffix(".yaml"), terms_of(["auto", "params", "macs"]), None, None, None, None, ()
+        None, path.with_suffix(".yaml"), terms_of(["auto", "params", "macs"]), None, None, seed, None, ()
     )
     scorer = open_scorer(setting)
     texts = [row["arch"] for row in csv.DictReader(path.open(newline=""))]
@@ -195,7 +195,7 @@ def by_default(table: Table, seed: int, keep: int | None = None) -> Callable[[Se
 
     keep: `search.keep`; None = the default.
     """
-    rows = {_of(table, text): row for text, row in scores_of(table.path).items()}
+    rows = {_of(table, text): row for text, row in scores_of(table.path, seed).items()}
     costs = {key: curve[-1][1] for key, curve in table.curves.items()}
     known = STANDS_IN.get(table.cost, table.cost)
     best_first = [
