@@ -205,6 +205,27 @@ class ControllerContract:
             found = self.ask(self.history(n_losses=n_losses))
             require(len(found) == 8, f"with {n_losses} objectives and a constraint: {len(found)} of 8 candidates")
 
+    def test_what_is_known_of_choices_is_taken_or_left(self) -> None:
+        """Scores of an architecture, and what it costs of the second objective: NaN is an objective that a training tells."""
+        n_losses = min(self.most_objectives, 2)
+        facts, costs = (
+            tuple((i / 4, 4.0 - i) for i in range(5)),
+            tuple((math.nan, 10.0**i)[:n_losses] for i in range(5)),
+        )
+        net = Dim("net", Range(choices=tuple("vwxyz"), facts=facts, costs=costs if n_losses > 1 else ()))
+        dims = (net, *self.dims())
+        told = [
+            replace(trial, values={**trial.values, "net": "vwxyz"[trial.number % 5]}, spec=None)
+            for trial in self.history(n_losses=n_losses)
+        ]
+        for history in ([], told):
+            asks = self.ask(history, n=4, space=None, dims=dims)
+            require(
+                len({_key(ask) for ask in asks}) == 4, f"4 asked after {len(history)} trials: {len(asks)}, some equal"
+            )
+            for ask in asks:
+                _require_inside(ask, dims)
+
     def test_another_seed_or_a_longer_history_asks_for_others(self) -> None:
         if self.wants_finite:
             return
