@@ -97,7 +97,7 @@ def largest_growths(x: Array, losses: Array, counts: Sequence[bool], pool: Array
 def front_of(guesses: Sequence[float], costs: Array, n: int, tried: int = 0) -> list[int]:
     """n candidates, or all, by how much each adds to the hypervolume of guesses (more promises more) and costs (NaN: not known).
 
-    The last `tried` rows are there already, and are not chosen.
+    Once none adds anything, by the guesses. The last `tried` rows are there already, and are not chosen.
     """
     unit = np.zeros_like(costs)
     is_cost = ~np.isnan(costs).any(axis=0)
@@ -110,7 +110,8 @@ def front_of(guesses: Sequence[float], costs: Array, n: int, tried: int = 0) -> 
     chosen: list[int] = []
     while left and len(chosen) < n:
         gain = _growth(reach(front, along), unit[left], np.zeros((len(left), unit.shape[1])), along)
-        chosen.append(left.pop(int(gain.argmax())))
+        best = gain.argmax() if gain.any() else np.argmax([guesses[i] for i in left])
+        chosen.append(left.pop(int(best)))
         front = np.vstack([front, unit[chosen[-1]]])
     return chosen
 

@@ -68,7 +68,7 @@ class Surrogate(Controller[SurrogateOptions]):
         losses, bad = _losses(told)
         if len(losses) < self.options.first:
             begin = _begun_on_a_front if features.has_costs and pool else _begun
-            chosen = begin(draws, features, pool, [draws.known(trial.spec, trial.values) for trial in told], n)
+            chosen = begin(draws, features, pool, told, n)
         else:
             seen = _seen(losses, self.options.seen)
             running = [draws.known(trial.spec, trial.values) for trial in told if not trial.is_over]
@@ -117,21 +117,19 @@ class Draws:
             self._add(found, values)
         return list(found.values())
 
-    def recipes(
-        self, given: Mapping[str, Value], had: Sequence[Known], spec: Mapping[str, Any] | None = None
-    ) -> list[Known]:
-        """DRAWN with these values (and spec), none of `had`: among hundreds of choices the pool has each once or twice."""
+    def recipes(self, given: Mapping[str, Value], had: Sequence[Known]) -> list[Known]:
+        """DRAWN with these values, none of `had`: among hundreds of choices the pool has each once or twice."""
         known = {self._key(each.ask) for each in had}
         found: dict[str, Known] = {}
         for _ in range(DRAWN if given else 0):
-            self._add(found, {**draw_values(self.dims, self.rng), **given}, spec)
+            self._add(found, {**draw_values(self.dims, self.rng), **given})
         return [each for key, each in found.items() if key not in known]
 
-    def crossed(self, best: Known, pool: Sequence[Known]) -> list[Known]:
-        """Each architecture of the pool with the best one's recipe, none that is there."""
+    def crossed(self, given: Known, pool: Sequence[Known]) -> list[Known]:
+        """Each architecture of the pool with the given one's recipe, none that is there."""
         known = {self._key(each.ask) for each in pool}
         architectures = {dim.path for dim in self.dims if dim.range.facts}
-        recipe = {path: value for path, value in best.ask.values.items() if path not in architectures}
+        recipe = {path: value for path, value in given.ask.values.items() if path not in architectures}
         found: dict[str, Known] = {}
         for each in pool:
             own = {path: value for path, value in each.ask.values.items() if path in architectures}
@@ -140,9 +138,9 @@ class Draws:
                 self._put(found, Ask(values, each.ask.spec))
         return [each for key, each in found.items() if key not in known]
 
-    def _add(self, found: dict[str, Known], values: Mapping[str, Value], spec: Mapping[str, Any] | None = None) -> None:
-        drawn = self.space.sample(self.rng) if self.space is not None and spec is None else None
-        self._put(found, Ask(dict(values), spec) if drawn is None else ask_of(self.space, drawn, values))
+    def _add(self, found: dict[str, Known], values: Mapping[str, Value]) -> None:
+        spec = self.space.sample(self.rng) if self.space is not None else None
+        self._put(found, ask_of(self.space, spec, values))
 
     def _put(self, found: dict[str, Known], ask: Ask) -> None:
         if not self.tried.is_tried(ask):
@@ -217,7 +215,7 @@ def _placed(axis: Axis, value: Value, counts: bool) -> list[float]:
     return [(inner - low) / (high - low) if high > low else 0.5]
 
 
-def _begun(draws: Draws, features: Features, pool: list[Known], trials: Sequence[Known], n: int) -> list[Known]:
+def _begun(draws: Draws, features: Features, pool: list[Known], told: Sequence[Trial], n: int) -> list[Known]:
     """By the best guesses; of equal ones the farthest from all that was tried."""
     best = {
         dim.path: max(zip(dim.range.choices, dim.range.facts, strict=True), key=lambda each: each[1][0])[0]
@@ -227,26 +225,23 @@ def _begun(draws: Draws, features: Features, pool: list[Known], trials: Sequence
     pool = [*pool, *draws.recipes(best, pool)]
     guesses = [features.guess(each.values) for each in pool]
     points = [features.of(each.values) for each in pool]
-    return [pool[i] for i in start(guesses, points, [features.of(each.values) for each in trials], n)]
+    tried = [features.of(draws.known(trial.spec, trial.values).values) for trial in told]
+    return [pool[i] for i in start(guesses, points, tried, n)]
 
 
 def _begun_on_a_front(
-    draws: Draws, features: Features, pool: list[Known], trials: Sequence[Known], n: int
+    draws: Draws, features: Features, pool: list[Known], told: Sequence[Trial], n: int
 ) -> list[Known]:
-    """By what each architecture adds to the front of guesses and costs, with a recipe far from those that were tried."""
+    """By what each architecture adds to the front of guesses and costs, with the recipe of the first trial that has not failed:
+    what tells networks apart should not be their recipes.
+    """
+    trials = [draws.known(trial.spec, trial.values) for trial in told]
     every = [*pool, *trials]
     guesses = [features.guess(each.values) for each in every]
     costs = np.array([features.costs(each.values) for each in every])
-    seen = [features.of(each.values) for each in trials]
-    chosen = []
-    for i in front_of(guesses, costs, n, len(trials)):
-        own = {dim.path: pool[i].ask.values[dim.path] for dim in draws.dims if dim.range.facts and not dim.when}
-        alike = [pool[i], *draws.recipes(own, pool, pool[i].ask.spec)]
-        points = [features.of(each.values) for each in alike]
-        (pick,) = start([0.0] * len(alike), points, seen, 1)
-        chosen.append(alike[pick])
-        seen.append(points[pick])
-    return chosen
+    first = next((known for known, trial in zip(trials, told, strict=True) if trial.state != "failed"), None)
+    chosen = [pool[i] for i in front_of(guesses, costs, n, len(trials))]
+    return [next(iter(draws.crossed(first, [each])), each) if first else each for each in chosen]
 
 
 def _improving(

@@ -270,10 +270,16 @@ def test_of_a_known_cost_it_begins_with_a_front():
         asks = Surrogate(SurrogateOptions()).ask(None, dims, [], 3, seed)
         sizes = sorted(losses(each.values)[1] for each in asks)
         assert sizes[0] * 3 < sizes[1] * 2 < sizes[2], "networks of several sizes"
-        told = [Trial(0, asks[0].values, state="running")]
+        told = [Trial(0, {**asks[0].values, "rate": 0.25}, state="running")]
         again = Surrogate(SurrogateOptions()).ask(None, dims, told, 1, seed)[0]
-        assert again.values["net"] == asks[1].values["net"], "beside what runs"
-        assert abs(again.values["rate"] - asks[0].values["rate"]) > 0.3, "with another recipe"
+        assert again.values == {"net": asks[1].values["net"], "rate": 0.25}, "beside what runs, with its recipe"
+        failed = [
+            replace(told[0], state="failed", error="NaN"),
+            Trial(1, {"net": "net-3", "rate": 0.5}, state="running"),
+        ]
+        again = Surrogate(SurrogateOptions()).ask(None, dims, failed, 1, seed)[0]
+        assert again.values["rate"] == 0.5, "not that of one that failed"
+        assert Surrogate(SurrogateOptions()).ask(None, dims, failed[:1], 1, seed)[0].values["rate"] not in (0.25, 0.5)
 
 
 def test_known_costs_find_a_better_front():
