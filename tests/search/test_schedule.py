@@ -289,7 +289,7 @@ def test_a_rung_is_where_a_training_pauses(epochs):
 def test_the_benchmark_of_rungs_judges_where_trials_are_judged():
     """By default after four of nine epochs."""
     curves = {(x,): [(0.5, 1.0)] * 9 for x in (0, 1)}
-    table = multi_fidelity.Table("table", {"x": (0, 1)}, curves)
+    table = multi_fidelity.Table(Path("table.csv"), {"x": (0, 1)}, curves, "latency_ms")
     run = multi_fidelity.scheduled(
         table, Halving(HalvingOptions()), multi_fidelity.in_order([(0,)], table), 1, add=False
     )

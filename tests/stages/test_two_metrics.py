@@ -19,7 +19,7 @@ from kdsearch.verbs.finished import evidence_of_last
 from tests.stages.tiny import LESS, run_tiny, write_study
 
 OBJECTIVES = "objectives={accuracy: max, nll: min, params: min}"
-SHORT = ("refine.trials=4", "refine.epochs=3", "refine.stopper={use: halving}", "distill.epochs=4")
+SHORT = ("refine.trials=6", "refine.epochs=3", "refine.stopper={use: halving}", "distill.epochs=4")
 EVERY = "data.labeled=1.0"  # where labels are hidden students are judged by the teacher's
 SETS = (*LESS, *SHORT, EVERY, OBJECTIVES, "distill.pick=min:nll")
 
