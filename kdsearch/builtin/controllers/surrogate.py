@@ -67,7 +67,7 @@ class Surrogate(Controller[SurrogateOptions]):
         pool = draws.pool(self.options.pool)
         losses, bad = _losses(told)
         if len(losses) < self.options.first:
-            begin = _begun_on_a_front if features.has_costs and pool else _begun
+            begin = _begun_on_a_front if features.has_costs else _begun
             chosen = begin(draws, features, pool, told, n)
         else:
             seen = _seen(losses, self.options.seen)
@@ -76,7 +76,7 @@ class Surrogate(Controller[SurrogateOptions]):
             found = [losses[i] for i in seen]
             counts = [i not in bad for i in seen]
             if len(found[0]) > 1:
-                pool += draws.crossed(points[_least(found, counts, features.costs(points[0].values))], pool)
+                pool += draws.crossed(points[_least(found, features.costs(points[0].values))], pool)
                 chosen = _growing(features, pool, points, found, counts, running, n)
             else:
                 chosen = _improving(features, pool, points, [loss for (loss,) in found], running, n)
@@ -272,10 +272,10 @@ def _growing(
     return [pool[i] for i in largest_growths(x, np.array(tried), counts, points, costs, n)] if len(pool) else []
 
 
-def _least(losses: Sequence[Losses], counts: Sequence[bool], costs: Sequence[float]) -> int:
-    """Which is the best in the first objective that is not known beforehand; of those that count, if any does."""
+def _least(losses: Sequence[Losses], costs: Sequence[float]) -> int:
+    """Which is the best in the first objective that is not known beforehand; a bad trial never is."""
     j = next((j for j, cost in enumerate(costs) if math.isnan(cost)), 0)
-    return min(range(len(losses)), key=lambda i: (not counts[i], losses[i][j], i))
+    return min(range(len(losses)), key=lambda i: (losses[i][j], i))
 
 
 def _losses(told: Sequence[Trial]) -> tuple[dict[int, Losses], set[int]]:

@@ -116,7 +116,17 @@ def test_what_breaks_a_limit_is_no_front_and_what_runs_is_taken_as_predicted():
     assert largest_growths(x, losses, [True, False, True], pool, costs, 1) == [0]
     going = np.vstack([losses, [math.nan, 3.2]])
     assert largest_growths(np.vstack([x, [[0.25]]]), going, [True] * 3, pool, costs, 1) != [1]
+    poor = np.vstack([losses, [math.nan, 1.2]])
+    assert largest_growths(np.vstack([x, [[0.05]]]), poor, [True] * 3, pool, costs, 1) == [1], "predicted to be no good"
     assert sorted(largest_growths(x, losses, [True] * 3, pool, costs, 5)) == [0, 1, 2]
+
+
+def test_one_very_bad_trial_hides_no_difference():
+    """Beside an error of 50 those of .3 and .1 would be one, and the cheapest candidate all that is left to gain."""
+    x = np.array([[0.0], [0.2], [0.4], [0.6], [1.0]])
+    losses = np.array([[0.3, 10.0], [0.25, 11.0], [0.2, 12.0], [0.15, 13.0], [50.0, 20.0]])
+    pool, costs = np.array([[0.6], [0.0]]), np.array([[math.nan, 10.5], [math.nan, 9.95]])
+    assert largest_growths(x, losses, [True] * 5, pool, costs, 1) == [0]
 
 
 def test_losses_that_only_trainings_tell():

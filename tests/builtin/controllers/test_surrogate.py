@@ -307,6 +307,28 @@ def test_the_best_recipe_is_tried_on_other_networks():
     asks = Surrogate(SurrogateOptions()).ask(None, dims, told, 4, 0)
     assert sum(each.values["rate"] == 0.7 for each in asks) >= 2
     assert all(each.values["net"] != "net-7" for each in asks)
+    # with the cost as the first objective, and other networks that are cheaper
+    net, rate = dims
+    turned = [Dim("net", replace(net.range, costs=tuple(each[::-1] for each in net.range.costs))), rate]
+    other = [replace(each, losses=each.losses[::-1]) for each in told]
+    assert [each.values for each in Surrogate(SurrogateOptions()).ask(None, turned, other, 1, 0)] == [asks[0].values]
+
+
+def test_a_recipe_is_carried_where_its_conditions_hold():
+    """`extra` counts for the network a alone."""
+    facts, costs = ((0.1,), (0.2,), (0.3,)), tuple((math.nan, float(i)) for i in range(3))
+    dims = [
+        Dim("net", Range(choices=("a", "b", "c"), facts=facts, costs=costs)),
+        Dim("rate", Range(low=0.0, high=1.0)),
+        Dim("extra", Range(low=0.0, high=1.0), when=(("net", ("a",)),)),
+    ]
+    told = [Trial(0, {"net": "a", "rate": 0.5, "extra": 0.5}, state="running")]
+    (ask,) = Surrogate(SurrogateOptions()).ask(None, dims, told, 1, 0)
+    assert ask.values.keys() == {"net", "rate"}
+    assert ask.values["rate"] != 0.5, "its own recipe"
+    told = [Trial(0, {"net": "b", "rate": 0.5}, state="running")]
+    asks = Surrogate(SurrogateOptions()).ask(None, dims, told, 2, 0)
+    assert {each.values["net"]: each.values["rate"] == 0.5 for each in asks} == {"c": True, "a": False}
 
 
 def test_a_maximised_cost_and_two_networks_that_ship_together():
