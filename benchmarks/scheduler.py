@@ -1,4 +1,4 @@
-"""How much faster is `refine` with several workers? JSON: seconds, speed-up over one worker and idle share of each; equal results.
+"""How much faster is `refine` with several workers? JSON: seconds, speed-up over the first and idle share of each; equal results.
 
 Trials of equal length (one architecture, no stopper) on digits; with `--unequal` networks whose largest has 30 times the MACs of
 the smallest, stopped as a study does by default. A first short run says how many epochs take so long. The results of all executors

@@ -29,7 +29,11 @@ class Rungs(Options):
 
 class HalvingOptions(Rungs):
     keep: float = Field(
-        0.5, gt=0, le=1, description="share of all that reached a rung, itself included, among which a trial goes on"
+        0.5,
+        gt=0,
+        le=1,
+        description="share of all that reached a rung, itself included, among which a trial goes on; of several objectives one "
+        "that none is better than in all goes on, too",
     )
 
 
@@ -47,7 +51,7 @@ class Halving(Stopper[HalvingOptions]):
     def go_on(self, rung: float, trial: Trial, others: Sequence[Trial]) -> bool:
         own, had = reached(rung, trial, others)
         places = math.ceil(round(self.options.keep * (1 + len(had)), 9))  # .28 * 25 is a little more than 7
-        return all(map(math.isfinite, own)) and behind(own, had) < places
+        return all(map(math.isfinite, own)) and (behind(own, had) < places or is_in_front(own, had))
 
 
 class MedianOptions(Rungs):
@@ -97,6 +101,11 @@ def behind(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> int:
     added = contributions(front, box=[*had, own])
     places = [(not is_end, -share, i) for i, (is_end, share) in enumerate(zip(ends, added, strict=True))]
     return len(ahead) + sum(place < places[-1] for place in places)
+
+
+def is_in_front(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> bool:
+    """Whether none of those that came before is as good in each objective and better in one."""
+    return not any(losses != own and all(a <= b for a, b in zip(losses, own, strict=True)) for losses in had)
 
 
 def better(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> tuple[list[int], list[int]]:

@@ -55,7 +55,7 @@ class Range:
 
     `each` > 0: the field is a sequence of that length and the range holds for each element.
     `facts`: numbers known of each choice beforehand (scores, sizes), alike in meaning; of the first, more promises more.
-    `costs`: what each choice adds to every objective, as a loss; NaN in each where a training has to tell.
+    `costs`: what each choice adds to each objective, as a finite loss; NaN, in all choices, of one that only a training tells.
     """
 
     choices: tuple[Value, ...] = ()

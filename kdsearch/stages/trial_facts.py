@@ -58,7 +58,9 @@ def _losses_known(materials: Materials, role: str, row: Mapping[str, Any]) -> tu
     """What an architecture of that role adds to each objective as a loss, NaN where a training tells: see `losses_of`."""
     ships = role in materials.ships
     costs = {
-        name: row["costs"][name] if ships else 0.0 for name in materials.objectives if name not in materials.metrics
+        name: float(row["costs"][name]) if ships else 0.0
+        for name in materials.objectives
+        if name not in materials.metrics
     }
     return tuple(
         -costs[name] if name in costs and direction == "max" else costs.get(name, math.nan)

@@ -210,7 +210,7 @@ class ControllerContract:
         n_losses = min(self.most_objectives, 2)
         facts, costs = (
             tuple((i / 4, 4.0 - i) for i in range(5)),
-            tuple((math.nan, 10.0**i)[:n_losses] for i in range(5)),
+            tuple((math.nan, 10.0**i) for i in range(5)),
         )
         net = Dim("net", Range(choices=tuple("vwxyz"), facts=facts, costs=costs if n_losses > 1 else ()))
         dims = (net, *self.dims())
@@ -218,7 +218,8 @@ class ControllerContract:
             replace(trial, values={**trial.values, "net": "vwxyz"[trial.number % 5]}, spec=None)
             for trial in self.history(n_losses=n_losses)
         ]
-        for history in ([], told):
+        running = [replace(told[0], state="running", losses=(), violations=(), curve=())]
+        for history in ([], running, told):
             asks = self.ask(history, n=4, space=None, dims=dims)
             require(
                 len({_key(ask) for ask in asks}) == 4, f"4 asked after {len(history)} trials: {len(asks)}, some equal"

@@ -82,8 +82,8 @@ def test_median_of_one_objective_is_the_median(losses):
 def test_several_objectives_stop_what_is_behind_in_all():
     """A small network, worse in accuracy than all before it and better in size, goes on."""
     losses = [(0.1, 9.0), (0.2, 8.0), (0.3, 7.0), (0.4, 1.0), (0.25, 8.5), (0.3, 8.0)]
-    # number 2 is an end of its front, 1 was the second of two; 4 and 5 are of the second front, behind 4
-    assert said(Halving(HalvingOptions(keep=0.5)), losses) == [0, 2, 3]
+    # 4 and 5 are of the second front, behind 4
+    assert said(Halving(HalvingOptions(keep=0.5)), losses) == [0, 1, 2, 3]
     assert said(Halving(HalvingOptions(keep=1.0)), losses) == [0, 1, 2, 3, 4, 5]
     assert said(Median(MedianOptions(warmup=0)), losses) == [0, 1, 2, 3]
 
@@ -117,12 +117,27 @@ def test_rungs_are_read_from_json():
     assert Halving(validate(HalvingOptions, {"rungs": [0.25, 0.5]})).rungs() == (0.25, 0.5)
 
 
-def test_halving_of_a_front_keeps_its_ends_and_what_adds_most():
-    """All five are one front. Number 2 is hard by number 0, number 3 lies in the middle of a gap."""
-    losses = [(0.1, 9.0), (0.9, 1.0), (0.11, 8.9), (0.4, 4.0), (0.12, 8.8)]
-    assert said(Halving(HalvingOptions(keep=0.6)), losses) == [0, 1, 3]  # 2: third of three; 3: third of four; 4: fifth
+def test_halving_keeps_what_none_is_better_than():
+    """A search that goes along a front would lose it otherwise, the more rungs there are."""
+    front = [(0.1, 9.0), (0.9, 1.0), (0.11, 8.9), (0.4, 4.0), (0.12, 8.8)]
+    assert said(Halving(HalvingOptions(keep=0.2)), front) == [0, 1, 2, 3, 4]
+    assert said(Halving(HalvingOptions(keep=0.2)), [*front, (0.4, 4.1), (0.3, 5.0), (math.nan, 0.1)]) == [
+        0,
+        1,
+        2,
+        3,
+        4,
+        6,
+    ]
+
+
+def test_halving_of_a_later_front_keeps_its_ends_and_what_adds_most():
+    """All but number 0 are the second front. Number 3 is hard by number 1, number 4 lies in the middle of a gap."""
+    losses = [(0.05, 0.5), (0.1, 9.0), (0.9, 1.0), (0.11, 8.9), (0.4, 4.0), (0.12, 8.8)]
+    # 3: fourth of four, of which three go on; 4: fourth of five and 5, which adds more than 3, fifth of six
+    assert said(Halving(HalvingOptions(keep=0.7)), losses) == [0, 1, 2, 4, 5]
     assert said(Halving(HalvingOptions(keep=0.2)), losses) == [0]
-    assert said(Halving(HalvingOptions(keep=1.0)), losses) == [0, 1, 2, 3, 4]
+    assert said(Halving(HalvingOptions(keep=1.0)), losses) == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("n_objectives", [1, 2, 3])
@@ -133,6 +148,7 @@ def test_equal_ones_stop_no_other_by_any_number_of_objectives(stopper, n_objecti
 
 
 def test_halving_treats_two_alike_alike():
-    losses = [(0.1, 9.0), (0.9, 1.0), (0.4, 4.0), (0.4, 4.0), (0.4, 4.0)]
-    assert said(Halving(HalvingOptions(keep=0.75)), losses) == [0, 1, 2, 3, 4], "each is third, as the first of them"
-    assert said(Halving(HalvingOptions(keep=0.5)), losses) == [0, 4], "the last is third of five"
+    losses = [(0.05, 0.5), (0.1, 9.0), (0.9, 1.0), (0.4, 4.0), (0.4, 4.0), (0.4, 4.0)]
+    assert said(Halving(HalvingOptions(keep=0.8)), losses) == [0, 1, 2, 3, 4, 5], "each is fourth, as the first of them"
+    assert said(Halving(HalvingOptions(keep=0.6)), losses)[-1:] == [5], "the last is fourth of six"
+    assert 3 not in said(Halving(HalvingOptions(keep=0.6)), losses), "and the first fourth of four"

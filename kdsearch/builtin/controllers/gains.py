@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def largest_growths(x: Array, losses: Array, counts: Sequence[bool], pool: Array
     What runs, and each pick, is taken to be as predicted.
     """
     ended, m = len(counts), losses.shape[1]
-    is_cost = ~np.isnan(costs).any(axis=0)
+    is_cost = ~np.isnan(np.vstack([losses, costs])).any(axis=0) & ~np.isnan(costs).any(axis=0)
     tried, means, spreads = np.zeros_like(losses), np.zeros_like(costs), np.zeros_like(costs)
     shares = _shares(np.vstack([losses, costs])[:, is_cost])
     tried[:, is_cost], means[:, is_cost] = shares[: len(x)], shares[len(x) :]
@@ -87,6 +88,8 @@ def largest_growths(x: Array, losses: Array, counts: Sequence[bool], pool: Array
             models[j] = _fitted(x, tried[:, j], models[j])
             means[:, j], spreads[:, j] = models[j].predict(pool, return_std=True)
         gain = _growth(reach(tried[in_front], along), means, spreads, along)
+        if not gain.any():  # what is least known is left to find out
+            gain = spreads.sum(axis=1)
         gain[picks] = -np.inf
         best = int(gain.argmax())
         picks.append(best)
@@ -143,7 +146,8 @@ def reach(unit: Array, along: Array) -> Array:
 def _reaches(unit: Array, along: Array) -> Array:
     """(N, m) -> (N, D)."""
     inside = np.maximum(CORNER - unit, 0.0)
-    found: Array = (inside[:, None, :] / along).min(axis=2) ** unit.shape[1]
+    least: Array = reduce(np.minimum, (inside[:, j, None] / along[:, j] for j in range(unit.shape[1])))
+    found: Array = least ** unit.shape[1]
     return found
 
 
@@ -167,7 +171,7 @@ def _levels(m: int) -> Array:
 
 def _shares(costs: Array) -> Array:
     """(N, c) -> each in 0..1 of its column's span, by its logarithm: a cost is half of another, not less by so much."""
-    sizes = np.abs(costs)
+    sizes = np.abs(costs.astype(np.float64))
     least = np.min(sizes, axis=0, where=sizes > 0, initial=math.inf)  # of a column of zeros infinity, and all are 0
     logs = np.sign(costs) * np.log1p(sizes / least)
     span = np.ptp(logs, axis=0)

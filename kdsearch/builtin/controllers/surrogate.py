@@ -138,6 +138,22 @@ class Draws:
                 self._put(found, Ask(values, each.ask.spec))
         return [each for key, each in found.items() if key not in known]
 
+    def architectures(self, pool: Sequence[Known]) -> list[Known]:
+        """Of the pool the first of each architecture."""
+        named = [dim.path for dim in self.dims if dim.range.facts]
+        found: dict[str, Known] = {}
+        for each in pool:
+            own = {path: value for path, value in each.ask.values.items() if path in named}
+            found.setdefault(key_of(self.space, each.ask.spec, own), each)
+        return list(found.values())
+
+    def filled(self, chosen: Sequence[Known], pool: Sequence[Known], n: int) -> list[Known]:
+        """n different ones, the chosen first, as far as the pool goes."""
+        found: dict[str, Known] = {}
+        for each in [*chosen, *pool]:
+            found.setdefault(self._key(each.ask), each)
+        return list(found.values())[:n]
+
     def _add(self, found: dict[str, Known], values: Mapping[str, Value]) -> None:
         spec = self.space.sample(self.rng) if self.space is not None else None
         self._put(found, ask_of(self.space, spec, values))
@@ -161,10 +177,12 @@ class Features:
         self._facts = {dim.path: _ranked(dim.range) for dim in self.dims if dim.range.facts}
         self._costs = {dim.path: _priced(dim.range) for dim in self.dims if dim.range.costs}
         self._axes = {dim.path: Axis(dim) for dim in self.dims if not dim.range.facts}
+        self._width = max((len(dim.range.costs[0]) for dim in self.dims if dim.range.costs), default=0)
 
     @property
     def has_costs(self) -> bool:
-        return bool(self._costs)
+        """Of several objectives: of one there is no front."""
+        return self._width > 1
 
     def guess(self, values: Mapping[str, Value]) -> float:
         """The mean of the first facts; 0 without any."""
@@ -174,7 +192,9 @@ class Features:
     def costs(self, values: Mapping[str, Value], m: int | None = None) -> list[float]:
         """What is known of each objective's loss, NaN where nothing is. m: how many objectives, where no choice has costs."""
         known = [costs[encode(values[path])] for path, costs in self._costs.items() if path in values]
-        return np.sum(known, axis=0).tolist() if known else [math.nan] * (m or 0)
+        if not known:
+            return [math.nan] * (m or self._width)
+        return [float(each) for each in np.sum(known, axis=0)]
 
     def of(self, values: Mapping[str, Value]) -> list[float]:
         point: list[float] = []
@@ -235,13 +255,17 @@ def _begun_on_a_front(
     """By what each architecture adds to the front of guesses and costs, with the recipe of the first trial that has not failed:
     what tells networks apart should not be their recipes.
     """
-    trials = [draws.known(trial.spec, trial.values) for trial in told]
-    every = [*pool, *trials]
+    fair = [trial for trial in told if trial.state != "failed" and all(each <= 0 for each in trial.violations)]
+    trials = [draws.known(trial.spec, trial.values) for trial in fair]
+    once = draws.architectures(pool)
+    every = [*once, *trials]
     guesses = [features.guess(each.values) for each in every]
     costs = np.array([features.costs(each.values) for each in every])
-    first = next((known for known, trial in zip(trials, told, strict=True) if trial.state != "failed"), None)
-    chosen = [pool[i] for i in front_of(guesses, costs, n, len(trials))]
-    return [next(iter(draws.crossed(first, [each])), each) if first else each for each in chosen]
+    chosen: list[Known] = []
+    for i in front_of(guesses, costs, n, len(trials)) if once else []:
+        first = next(iter([*trials, *chosen]), once[i])
+        chosen.append(next(iter(draws.crossed(first, [once[i]])), once[i]))
+    return draws.filled(chosen, pool, n)
 
 
 def _improving(
@@ -266,14 +290,18 @@ def _growing(
     n: int,
 ) -> list[Known]:
     m = len(losses[0])
-    tried = [*losses, *(features.costs(each.values, m) for each in running)]
+    priced = [features.costs(each.values, m) for each in [*seen, *running]]
+    tried = [
+        [loss if math.isnan(cost) else cost for cost, loss in zip(row, known, strict=True)]
+        for row, known in zip(priced, [*losses, *priced[len(losses) :]], strict=True)
+    ]
     x, points = (np.array([features.of(each.values) for each in some]) for some in ([*seen, *running], pool))
     costs = np.array([features.costs(each.values, m) for each in pool])
     return [pool[i] for i in largest_growths(x, np.array(tried), counts, points, costs, n)] if len(pool) else []
 
 
 def _least(losses: Sequence[Losses], costs: Sequence[float]) -> int:
-    """Which is the best in the first objective that is not known beforehand; a bad trial never is."""
+    """Which is the best in the first objective that is not known beforehand; a bad trial where all are."""
     j = next((j for j, cost in enumerate(costs) if math.isnan(cost)), 0)
     return min(range(len(losses)), key=lambda i: (losses[i][j], i))
 

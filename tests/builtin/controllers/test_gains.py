@@ -27,7 +27,7 @@ def volume(points):
     return moocore.hypervolume(np.array(points), ref=np.full(len(points[0]), CORNER))
 
 
-@pytest.mark.parametrize(("m", "close"), [(2, 0.01), (3, 0.08)])
+@pytest.mark.parametrize(("m", "close"), [(2, 0.01), (3, 0.08), (4, 0.15)])
 def test_the_mean_over_directions_is_the_hypervolume(m, close):
     along = directions(m)
     assert (along > 0).all()
@@ -127,6 +127,25 @@ def test_one_very_bad_trial_hides_no_difference():
     losses = np.array([[0.3, 10.0], [0.25, 11.0], [0.2, 12.0], [0.15, 13.0], [50.0, 20.0]])
     pool, costs = np.array([[0.6], [0.0]]), np.array([[math.nan, 10.5], [math.nan, 9.95]])
     assert largest_growths(x, losses, [True] * 5, pool, costs, 1) == [0]
+
+
+def test_picks_of_one_ask_lie_apart():
+    """Twins of the best pick add nothing once it is picked."""
+    x = np.array([[0.0], [0.5], [1.0]])
+    losses = np.array([[0.9, 1.0], [0.5, 10.0], [0.1, 100.0]])
+    pool = np.array([[0.25], [0.25], [0.25], [0.75]])
+    costs = np.column_stack([np.full(4, np.nan), [3.2, 3.2, 3.2, 32.0]])
+    assert set(largest_growths(x, losses, [True] * 3, pool, costs, 2)) == {0, 3}
+
+
+def test_where_nothing_adds_anything_the_least_known_is_picked():
+    """A front of certain points, and candidates that others are better than; the places of the first are known well."""
+    x = np.linspace(0, 0.5, 6)[:, None]
+    losses = np.column_stack([np.full(6, 0.5), np.full(6, 1.0)])
+    pool, costs = np.array([[0.25], [3.0]]), np.array([[math.nan, 1e6], [math.nan, 1e6]])
+    for order in ([0, 1], [1, 0]):
+        (pick,) = largest_growths(x, losses, [True] * 6, pool[order], costs, 1)
+        assert pool[order][pick, 0] == 3.0
 
 
 def test_losses_that_only_trainings_tell():

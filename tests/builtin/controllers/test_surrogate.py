@@ -343,6 +343,79 @@ def test_a_maximised_cost_and_two_networks_that_ship_together():
     assert asks[0].values == {"one": "l", "two": "l"}, "the best in both"
 
 
+def test_costs_alone_and_whole_numbers():
+    """Nothing that a training tells, as of `{params: min, macs: min}`; one loss has no front."""
+    costs = ((5, 90), (6, 70), (9, 10), (10, 100))
+    net = Dim("net", Range(choices=tuple("abcd"), facts=tuple((float(i),) for i in range(4)), costs=costs))
+    told: list[Trial] = []
+    while asks := Surrogate(SurrogateOptions(first=2)).ask(None, [net], told, 1, 0):
+        told.append(
+            Trial(len(told), asks[0].values, losses=tuple(map(float, costs["abcd".index(asks[0].values["net"])])))
+        )
+    assert [each.values["net"] for each in told][-1] == "d", "what the others are better than comes last"
+    assert len(told) == 4
+    one = Dim("net", replace(net.range, costs=tuple((first,) for first, _ in costs)))
+    assert Surrogate(SurrogateOptions()).ask(None, [one], [], 1, 0)[0].values == {"net": "d"}, "the best guess"
+
+
+@pytest.mark.parametrize("n", [4, 17, 60])
+def test_a_front_of_many_at_once_is_of_different_candidates(n):
+    dims, _ = networks(n=20)
+    for told in ([], [Trial(0, {"net": "net-3", "rate": 0.25}, state="running")]):
+        asks = Surrogate(SurrogateOptions()).ask(None, dims, told, n, 0)
+        assert len({(each.values["net"], each.values["rate"]) for each in asks}) == n
+        front = asks[: min(n, 19)]
+        assert len({each.values["net"] for each in front}) == len(front), "each network once, before any comes again"
+        assert {each.values["rate"] for each in front[:4]} == {asks[0].values["rate"]}, "with one recipe"
+
+
+def test_what_failed_or_broke_a_limit_is_no_part_of_the_front():
+    """The best and cheapest has failed: what it was better than is worth a trial."""
+    costs = tuple((math.nan, 10.0 ** (1 + i % 10)) for i in range(40))
+    net = Dim("net", Range(choices=tuple(range(40)), facts=tuple((float(i % 10),) for i in range(40)), costs=costs))
+    best = Dim("net", replace(net.range, facts=((99.0,), *net.range.facts[1:]), costs=((math.nan, 1.0), *costs[1:])))
+    for bad in (
+        Trial(0, {"net": 0}, state="failed", error="NaN"),
+        Trial(0, {"net": 0}, state="pruned", violations=(1.0,)),
+    ):
+        asks = Surrogate(SurrogateOptions()).ask(None, [best], [bad], 3, 0)
+        sizes = sorted(costs[each.values["net"]][1] for each in asks)
+        assert sizes[0] * 100 <= sizes[-1], "several sizes"
+    good = Trial(0, {"net": 0}, losses=(0.1, 1.0))
+    asks = Surrogate(SurrogateOptions()).ask(None, [best], [good], 3, 0)
+    assert {each.values["net"] % 10 for each in asks} == {9}, "beside it nothing adds anything: by the guesses"
+
+
+def test_a_cost_of_a_choice_that_does_not_count_is_not_known():
+    net = Range(choices=("a", "b"), facts=((0.1,), (0.2,)), costs=((math.nan, 5.0), (math.nan, 6.0)))
+    dims = [Dim("kind", Range(choices=(0, 1))), Dim("net", net, when=(("kind", (1,)),))]
+    asks = Surrogate(SurrogateOptions()).ask(None, dims, [], 3, 0)
+    assert {each.values["kind"] for each in asks} == {0, 1}
+
+
+def test_costs_are_those_of_the_choices_whatever_was_told():
+    """A loop of one's own may tell a latency of another device: the scale stays one."""
+    dims, losses = networks()
+    told = [Trial(i, {"net": f"net-{i}", "rate": 0.7}) for i in range(8)]
+    once, other = (
+        [replace(each, losses=(losses(each.values)[0], factor * losses(each.values)[1])) for each in told]
+        for factor in (1.0, 20.0)
+    )
+    found = [Surrogate(SurrogateOptions()).ask(None, dims, each, 3, 0) for each in (once, other)]
+    assert found[0] == found[1]
+
+
+def test_the_twin_of_what_runs_or_ended_is_not_asked_for():
+    dims, losses = networks()
+    told = [Trial(i, {"net": f"net-{i}", "rate": 0.7}) for i in range(10)]
+    told = [replace(each, losses=losses(each.values)) for each in told]
+    (ask,) = Surrogate(SurrogateOptions()).ask(None, dims, told, 1, 0)
+    size = losses(ask.values)[1]
+    for last in (Trial(10, ask.values, state="running"), Trial(10, ask.values, losses=losses(ask.values))):
+        (other,) = Surrogate(SurrogateOptions()).ask(None, dims, [*told, last], 1, 0)
+        assert abs(math.log(losses(other.values)[1] / size)) > 0.05
+
+
 def test_a_front_of_few_choices_is_gone_through():
     """Each of three networks once, then nothing more; while the model is not asked yet, too."""
     costs = tuple((math.nan, float(i)) for i in range(3))
