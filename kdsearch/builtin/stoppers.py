@@ -38,7 +38,8 @@ class HalvingOptions(Rungs):
 
 
 class Halving(Stopper[HalvingOptions]):
-    """Goes on in the best share of all that reached this rung before it and itself, rounded up.
+    """Goes on in the best share of all that reached this rung before it and itself, rounded up; of several objectives also where
+    none of these is better: a search that goes along a front would lose it, half at each rung.
 
     Sources: successive halving without waiting (Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020,
     algorithm 2), the order of numbers in place of that of time; of several objectives, fronts ordered by hypervolume

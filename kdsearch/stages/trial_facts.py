@@ -40,7 +40,7 @@ def short_of(kept: Sequence[dict[str, Any]], reads_facts: bool) -> list[dict[str
 
 def architecture_dims(materials: Materials, kept: Mapping[str, Mapping[str, Any]]) -> list[Dim]:
     """One dimension a role: which of the kept architectures, with what the search knows of each."""
-    has_costs = len(materials.objectives) > 1 and any(name not in materials.metrics for name in materials.objectives)
+    has_costs = len(materials.objectives) > 1 and bool(materials.cost_objectives)
     return [
         Dim(
             f"{materials.study.path_of_student(role)}.architecture",
@@ -57,15 +57,8 @@ def architecture_dims(materials: Materials, kept: Mapping[str, Mapping[str, Any]
 def _losses_known(materials: Materials, role: str, row: Mapping[str, Any]) -> tuple[float, ...]:
     """What an architecture of that role adds to each objective as a loss, NaN where a training tells: see `losses_of`."""
     ships = role in materials.ships
-    costs = {
-        name: float(row["costs"][name]) if ships else 0.0
-        for name in materials.objectives
-        if name not in materials.metrics
-    }
-    return tuple(
-        -costs[name] if name in costs and direction == "max" else costs.get(name, math.nan)
-        for name, direction in materials.objectives.items()
-    )
+    costs = {name: float(row["costs"][name]) if ships else 0.0 for name in materials.cost_objectives}
+    return tuple(costs.get(name, math.nan) for name in materials.objectives)
 
 
 def facts_of(scores: Mapping[str, float | None]) -> tuple[float, ...]:

@@ -213,15 +213,19 @@ def test_of_a_cost_among_the_objectives_the_first_networks_differ(tmp_path):
 
 def test_what_is_known_of_each_objective_of_networks_that_ship_and_of_helpers():
     known = SimpleNamespace(
-        objectives={"accuracy": "max", "params": "min", "macs": "max"},
-        metrics={"accuracy": None},
+        objectives={"accuracy": "max", "params": "min", "macs": "min"},
+        cost_objectives=("params", "macs"),
         ships=("a", "b"),
         study=SimpleNamespace(path_of_student=lambda role: role),
     )
     rows = {"x": {"score": 1.0, "scores": {}, "costs": {"params": 5, "macs": 7, "bytes": 9}}}
     dims = architecture_dims(known, {"a": rows, "b": rows, "helper": rows})
     costs = [[None if math.isnan(each) else each for each in dim.range.costs[0]] for dim in dims]
-    assert costs == [[None, 5, -7], [None, 5, -7], [None, 0, 0]]
-    for objectives in ({"accuracy": "max"}, {"params": "min"}, {"accuracy": "max", "f1": "max"}):
-        known.objectives, known.metrics = objectives, {"accuracy": None, "f1": None}
+    assert costs == [[None, 5, 7], [None, 5, 7], [None, 0, 0]]
+    for objectives, costs in (
+        ({"accuracy": "max"}, ()),
+        ({"params": "min"}, ("params",)),
+        ({"accuracy": "max", "f1": "max"}, ()),
+    ):
+        known.objectives, known.cost_objectives = objectives, costs
         assert not any(dim.range.costs for dim in architecture_dims(known, {"a": rows}))
