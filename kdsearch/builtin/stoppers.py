@@ -52,7 +52,7 @@ class Halving(Stopper[HalvingOptions]):
     def go_on(self, rung: float, trial: Trial, others: Sequence[Trial]) -> bool:
         own, had = reached(rung, trial, others)
         places = math.ceil(round(self.options.keep * (1 + len(had)), 9))  # .28 * 25 is a little more than 7
-        return all(map(math.isfinite, own)) and (behind(own, had) < places or is_in_front(own, had))
+        return all(map(math.isfinite, own)) and behind(own, had) < places
 
 
 class MedianOptions(Rungs):
@@ -92,21 +92,19 @@ def reached(rung: float, trial: Trial, others: Sequence[Trial]) -> tuple[tuple[f
 
 
 def behind(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> int:
-    """How many of those that came before are of a better front, or, of several objectives, before it in its own; no equal one."""
+    """How many of those that came before are of a better front, or, of several objectives, before it in its own; no equal one.
+
+    None, where it is in the first front of several objectives.
+    """
     had = [losses for losses in had if losses != own]
     ahead, mates = better(own, had)
-    if len(own) < 2:
+    if len(own) < 2 or not ahead:
         return len(ahead)
     front = [*(had[i] for i in mates), own]
     ends = [any(each[k] == min(losses[k] for losses in front) for k in range(len(own))) for each in front]
     added = contributions(front, box=[*had, own])
     places = [(not is_end, -share, i) for i, (is_end, share) in enumerate(zip(ends, added, strict=True))]
     return len(ahead) + sum(place < places[-1] for place in places)
-
-
-def is_in_front(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> bool:
-    """Whether none of those that came before is as good in each objective and better in one."""
-    return not any(losses != own and all(a <= b for a, b in zip(losses, own, strict=True)) for losses in had)
 
 
 def better(own: tuple[float, ...], had: Sequence[tuple[float, ...]]) -> tuple[list[int], list[int]]:

@@ -69,9 +69,10 @@ def largest_growths(x: Array, losses: Array, counts: Sequence[bool], pool: Array
     What runs, and each pick, is taken to be as predicted.
     """
     ended, m = len(counts), losses.shape[1]
-    is_cost = ~np.isnan(np.vstack([losses, costs])).any(axis=0) & ~np.isnan(costs).any(axis=0)
+    both = np.vstack([losses, costs])
+    is_cost = ~np.isnan(both).any(axis=0)
     tried, means, spreads = np.zeros_like(losses), np.zeros_like(costs), np.zeros_like(costs)
-    shares = _shares(np.vstack([losses, costs])[:, is_cost])
+    shares = _shares(both[:, is_cost])
     tried[:, is_cost], means[:, is_cost] = shares[: len(x)], shares[len(x) :]
     models: dict[int, Any] = {}
     for j in map(int, np.flatnonzero(~is_cost)):
@@ -128,9 +129,8 @@ def directions(m: int) -> Array:
     from scipy.stats import qmc
 
     even = qmc.Sobol(m, scramble=False).random(DIRECTIONS * 2 ** (m - 2))  # as many as a net of base 2 has
-    drawn = ndtri(
-        (1 + np.clip(even, 1e-3, None)) / 2
-    )  # of half a normal distribution, so that no direction is preferred
+    # Half a normal distribution in each entry: no direction is preferred.
+    drawn = ndtri((1 + np.clip(even, 1e-3, None)) / 2)
     found: Array = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
     return found
 
