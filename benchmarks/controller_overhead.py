@@ -3,12 +3,12 @@
 Trials of six floats whose loss is their distance from a point, one after another, of which the controller sees the last ones as
 running, as `refine.generation` says by default. Ours: the schedule asks the controller `optuna`
 and each trial is put into the journal when it is asked for, when it is told, and where it stands between, as `refine` does.
-Bare: `study.ask`, six suggestions, `study.tell` with the same sampler of Optuna's and a journal of its own. Both take turns in
-rounds of as many trials, so that a busy machine slows both; CPU time, so that waiting counts nothing.
+Bare: `study.ask`, six suggestions, `study.tell` with the same sampler of Optuna's and a journal of its own. Each has a process
+of its own, and they take turns in rounds of as many trials, so that a busy machine slows both; CPU time: waiting counts nothing.
 
     python benchmarks/controller_overhead.py [--samplers tpe,random] [--trials 1000,10000] [--seeds 0,1,2]
 
-`ratio`: ours over bare, over all trials so far. `memory_mb`: by how much the process has grown since round 1. `read_ms`: reading
+`ratio`: ours over bare, over all trials so far. `memory_mb`: by how much each process has grown since round 1. `read_ms`: reading
 all trials back.
 """
 
@@ -16,12 +16,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,7 @@ from kdsearch.study.schema import Refine
 NAMES = [f"x{i}" for i in range(6)]
 DIMS = [Dim(name, Range(low=0.0, high=1.0)) for name in NAMES]
 ROUND = 100
+SPAWN = multiprocessing.get_context("spawn")
 SAMPLERS: dict[str, Callable[[int], Any]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
@@ -78,36 +82,58 @@ def bare(sampler: str, n: int, seed: int, file: Path) -> Iterator[None]:
         yield
 
 
-def taken(trials: Iterator[None], n: int) -> tuple[float, float]:
-    """CPU seconds of the next n trials, and MB that the process has grown by."""
-    before, began = psutil.Process().memory_info().rss, time.process_time()
-    for _ in range(n):
-        next(trials)
-    return time.process_time() - began, (psutil.Process().memory_info().rss - before) / 1e6
+def served(pipe: Connection, name: str, sampler: str, most: int, seed: int, file: Path) -> None:
+    """A process: for each number of trials sent to it, the CPU seconds of as many further ones, and MB that it has grown by."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    trials = {"ours": ours, "bare": bare}[name](sampler, most, seed, file)
+    process = psutil.Process()
+    while n := pipe.recv():
+        before, began = process.memory_info().rss, time.process_time()
+        for _ in range(n):
+            next(trials)
+        pipe.send((time.process_time() - began, (process.memory_info().rss - before) / 1e6))
+
+
+@contextmanager
+def runs(sampler: str, most: int, seed: int, folder: Path) -> Iterator[dict[str, Connection]]:
+    """A pipe to each side's process."""
+    pipes, processes = {}, []
+    for name in ("ours", "bare"):
+        pipes[name], theirs = SPAWN.Pipe()
+        processes.append(
+            SPAWN.Process(target=served, args=(theirs, name, sampler, most, seed, folder / name), daemon=True)
+        )
+        processes[-1].start()
+        theirs.close()  # so that a process that died is an EOFError here
+    yield pipes
+    for pipe in pipes.values():
+        pipe.send(0)
+    for process in processes:
+        process.join()
 
 
 def rows(sampler: str, marks: list[int], seed: int, folder: Path) -> Iterator[dict[str, Any]]:
-    most = max(marks)
-    runs = {name: run(sampler, most, seed, folder / name) for name, run in (("ours", ours), ("bare", bare))}
-    seconds, memory = dict.fromkeys(runs, 0.0), dict.fromkeys(runs, 0.0)
-    for done in range(ROUND, most + 1, ROUND):
-        for name, run in runs.items():
-            spent, grown = taken(run, ROUND)
-            seconds[name] += spent
-            memory[name] += grown if done > ROUND else 0.0  # what is imported in the first round stays
-        if done in marks:
-            began = time.process_time()
-            known = len(TrialLog(folder / "ours", "trials", Board({"loss": "min"}, "ours")).read())
-            assert known >= done
-            yield {
-                "sampler": sampler,
-                "trials": done,
-                "seed": seed,
-                **{f"{name}_ms_a_trial": round(1000 * each / done, 3) for name, each in seconds.items()},
-                "ratio": round(seconds["ours"] / seconds["bare"], 3),
-                "memory_mb": {name: round(each, 1) for name, each in memory.items()},
-                "read_ms": round(1000 * (time.process_time() - began), 1),
-            }
+    with runs(sampler, max(marks), seed, folder) as pipes:
+        seconds, memory = dict.fromkeys(pipes, 0.0), dict.fromkeys(pipes, 0.0)
+        for done in range(ROUND, max(marks) + 1, ROUND):
+            for name, pipe in pipes.items():
+                pipe.send(ROUND)
+                spent, grown = pipe.recv()
+                seconds[name] += spent
+                memory[name] += grown if done > ROUND else 0.0  # what is imported in the first round stays
+            if done in marks:
+                began = time.process_time()
+                known = len(TrialLog(folder / "ours", "trials", Board({"loss": "min"}, "ours")).read())
+                assert known >= done
+                yield {
+                    "sampler": sampler,
+                    "trials": done,
+                    "seed": seed,
+                    **{f"{name}_ms_a_trial": round(1000 * each / done, 3) for name, each in seconds.items()},
+                    "ratio": round(seconds["ours"] / seconds["bare"], 3),
+                    "memory_mb": {name: round(each, 1) for name, each in memory.items()},
+                    "read_ms": round(1000 * (time.process_time() - began), 1),
+                }
 
 
 def main() -> None:
