@@ -130,6 +130,15 @@ def seconds(value: object) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def about(seconds: float) -> str:
+    """What is guessed: `about 40 s`, `about 4 minutes`, `about 2.5 hours`."""
+    if seconds < 1:
+        return "less than 1 s"
+    if seconds < 90:
+        return f"about {seconds:.0f} s"
+    return f"about {seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"about {seconds / 3600:,.1f} hours"
+
+
 def is_share(name: str) -> bool:
     """Whether a metric of this name is a fraction that people read in percent."""
     return any(each in name.lower() for each in SHARES)

@@ -12,6 +12,7 @@ from typing import Any
 
 from kdsearch.errors import FOREIGN, InterruptedRun, StorageError, printable, told
 from kdsearch.kinds import Executor
+from kdsearch.report.values import about
 from kdsearch.store.artifacts import Store
 from kdsearch.store.files import write_json
 from kdsearch.store.folder import Events
@@ -105,8 +106,8 @@ class Progress:
             self._keep()
         if not self.shown:
             return
-        said = [f"{self.rate:.2g}/s"] if self.total > 1 and self.rate else []  # one piece of work has no rate
-        said += [f"about {self.left_s:.0f} s left"] if self.left_s is not None else []
+        said = [_pace(self.rate)] if self.total > 1 and self.rate else []  # one piece of work has no rate
+        said += [f"{about(self.left_s)} left"] if self.left_s is not None else []
         if self._bar is not None:
             self._bar.update(self._line, completed=done, note=f"{self.note}  {self.best}", rate=", ".join(said))
             if self._cell is not None and now - self._told >= CELL_S:
@@ -149,6 +150,13 @@ class Progress:
         elif self._bar is not None:
             self._bar.stop()
         self._bar = self._cell = None
+
+
+def _pace(rate: float) -> str:
+    """`120/s`, `3.2/s`, `one every 25 s`: with several workers each takes longer than that."""
+    if rate < 1:
+        return f"one every {about(1 / rate).removeprefix('about ')}"
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s"
 
 
 def notebook_display() -> Callable[..., Any] | None:

@@ -15,6 +15,7 @@ from kdsearch.engine.precision import Precision
 from kdsearch.host import Host
 from kdsearch.kinds import Model, SearchSpace
 from kdsearch.ops.threads import cpu_threads
+from kdsearch.report.values import about
 from kdsearch.search.candidates import GENERATION, REFERENCE
 from kdsearch.search.scoring import by_formula
 from kdsearch.stages.costs import needs_file, violations
@@ -79,9 +80,9 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     recipes = counted(materials)
     lines += [f"  {'recipe':8} {each['use']}: {_records(each['records'])}" for each in recipes]
     lines += [f"  {each['stage']:8} {in_words(each)}" for each in found["trainings"]]
-    lines += [f"  {name:8} {_about(value)}" for name, value in parallel.items()]
+    lines += [f"  {name:8} {about(value)}" for name, value in parallel.items()]
     space = f"{disk / 1e6:,.0f} MB" if disk >= 1e6 else "less than 1 MB"
-    lines.append(f"in all {_about(total)} with {workers} worker{'s' if workers > 1 else ''}, {space} on disk")
+    lines.append(f"in all {about(total)} with {workers} worker{'s' if workers > 1 else ''}, {space} on disk")
     lines.append("(a few steps of a middling candidate and the teacher, timed here and now)")
     return {
         **found,
@@ -115,15 +116,6 @@ def in_words(row: Mapping[str, Any]) -> str:
     least, most = row["epochs"], row.get("up_to", row["epochs"])
     epochs = f"{least:,}{f' to {most:,}' if most > least else ''} epoch{'s' if most != 1 else ''}"
     return f"{n:,} {one if n == 1 else many}, {epochs}" + (" each" if n > 1 else "")
-
-
-def _about(seconds: float) -> str:
-    """`about 40 s`, `about 4 minutes`, `about 2.5 hours`."""
-    if seconds < 1:
-        return "less than 1 s"
-    if seconds < 90:
-        return f"about {seconds:.0f} s"
-    return f"about {seconds / 60:.0f} minutes" if seconds < 90 * 60 else f"about {seconds / 3600:,.1f} hours"
 
 
 def _records(n: int | None) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from kdsearch.errors import StorageError
 from kdsearch.report.quality import quality_of
+from kdsearch.report.values import about
 from kdsearch.store.artifacts import ABOUT, about_of
 from kdsearch.store.files import is_disk_error, storing
 from kdsearch.store.folder import LOCK, ending_of, events_of, holder_of, last_run, under_way, workers_of
@@ -116,7 +117,7 @@ def _stage(name: str, at: Mapping[str, Any] | None, runs: bool, goes_on: bool) -
     if at is not None:
         done = f"{at['done']:.1f}".removesuffix(".0")
         text += f", {done} of {at['total']}" if at["total"] > 1 else f", {at['done']:.0%}"
-        text += f" (about {at['left_s']:.0f} s left)" if runs and at["left_s"] is not None else ""
+        text += f" ({about(at['left_s'])} left)" if runs and at["left_s"] is not None else ""
         text += f" {at['note']}" if runs and at["note"] else ""
     if runs:
         return text

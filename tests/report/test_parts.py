@@ -22,7 +22,7 @@ from kdsearch.report.quality import Quality
 from kdsearch.report.stats import front, tau_noise, wilson
 from kdsearch.report.summary import speed
 from kdsearch.report.tables import against, figure
-from kdsearch.report.values import milliseconds, percent, rough, seconds, short, si
+from kdsearch.report.values import about, milliseconds, percent, rough, seconds, short, si
 from kdsearch.search.agreement import kendall_tau
 
 
@@ -100,6 +100,11 @@ def test_training_as_quantised_is_read_as_its_metric_says(
     text = as_quantised({"as_quantised": [row], "measures": {metric: measure}})
     assert f"what {said} loses on validation" in text
     assert sorted(re.findall(r">([\d.]+ (?:%|[a-z]+))<", text), key=lambda cell: float(cell.split()[0])) == cells
+
+
+def test_times_are_as_exact_as_they_are_known():
+    said = [about(each) for each in (0.4, 40.2, 89, 240, 9000)]
+    assert said == ["less than 1 s", "about 40 s", "about 89 s", "about 4 minutes", "about 2.5 hours"]
 
 
 def test_numbers_as_people_write_them() -> None:

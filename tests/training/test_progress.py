@@ -29,16 +29,30 @@ def told(monkeypatch, capsys):
 
 def test_many_pieces_have_a_rate_and_the_time_left(told):
     shown = told(8, 4, 100.0, note="trial 4", best="best .91")
-    assert shown == "refine: 50 % of 8 (0.04/s, about 100 s left) trial 4  best .91\n"
+    assert shown == "refine: 50 % of 8 (one every 25 s, about 2 minutes left) trial 4  best .91\n"
 
 
 def test_one_piece_has_no_rate(told):
-    assert told(1, 0.25, 30.0, note="training") == "refine: 25 % (about 90 s left) training\n"
+    assert told(1, 0.25, 30.0, note="training") == "refine: 25 % (about 2 minutes left) training\n"
 
 
 def test_no_time_left_is_guessed_at_the_start(told):
     assert told(1, 0.01, 30.0, note="training") == "refine: 1 % training\n"
-    assert told(100, 1, 30.0) == "refine: 1 % of 100 (0.033/s)\n"
+    assert told(100, 1, 30.0) == "refine: 1 % of 100 (one every 30 s)\n"
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "pace"),
+    [
+        (4000, 32.0, "125/s"),
+        (4000, 10.0, "400/s"),
+        (96, 30.0, "3.2/s"),
+        (30, 30.0, "1.0/s"),
+        (12, 3600.0, "one every 5 minutes"),
+    ],
+)
+def test_a_pace_is_read_at_a_glance(told, done, seconds, pace):
+    assert f" ({pace}" in told(8000, done, seconds)
 
 
 def test_a_line_every_ten_seconds(told):
@@ -70,7 +84,7 @@ def test_what_an_earlier_run_did_is_no_pace_of_this_one(monkeypatch, capsys):
     assert "left" not in capsys.readouterr().err, "too little of its own to tell"
     clock["now"] = 100.0
     bar.at(7.0)
-    assert "(0.01/s, about 100 s left)" in capsys.readouterr().err
+    assert "(one every 2 minutes, about 2 minutes left)" in capsys.readouterr().err
     bar.begin("distill", 2)
     assert bar.rate == 0
     assert bar.left_s is None
@@ -90,7 +104,7 @@ def test_files_that_are_measured_have_a_pace_of_their_own(monkeypatch, capsys):
     clock["now"] = 6.0
     bar.at(101)
     assert bar.left_s == pytest.approx(15)
-    assert "search: 97 % of 104 (0.2/s, about 15 s left)" in capsys.readouterr().err
+    assert "search: 97 % of 104 (one every 5 s, about 15 s left)" in capsys.readouterr().err
 
 
 def test_nothing_done_has_no_rate(told):
@@ -112,7 +126,7 @@ def test_what_processes_take_to_start_is_no_pace(monkeypatch, capsys):
     bar.at(4.0)
     assert bar.rate == pytest.approx(0.1)
     assert bar.left_s == pytest.approx(160)
-    assert "(0.1/s, about 160 s left)" in capsys.readouterr().err
+    assert "(one every 10 s, about 3 minutes left)" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from kdsearch.study import load_study
 from kdsearch.study.summary import summary, trainings
 from kdsearch.training.materials import open_materials
 from kdsearch.verbs import plan
-from kdsearch.verbs.plan import _about, _measured, in_words, plan_of
+from kdsearch.verbs.plan import _measured, in_words, plan_of
 from kdsearch.verbs.preflight import looked_at
 from tests.stages.tiny import LESS, write_study
 
@@ -273,8 +273,3 @@ def test_their_time_is_the_searchs(tmp_path, monkeypatch):
 def test_limits_that_something_keeps_are_no_matter(tmp_path):
     host = Host.load()
     assert hardly_feasible(looked_at(load_study(write_study(tmp_path), host, sets=LESS), host)) == []
-
-
-def test_times_are_as_exact_as_they_are_known():
-    said = [_about(each) for each in (0.4, 40.2, 89, 240, 9000)]
-    assert said == ["less than 1 s", "about 40 s", "about 89 s", "about 4 minutes", "about 2.5 hours"]

@@ -54,7 +54,7 @@ def test_a_run_in_another_process(folder, monkeypatch):
     assert found["progress"]["left_s"] == pytest.approx(3.5 * 100 / 2.5)
     assert (found["trials"], found["trials_total"]) == (4, 8)
     assert found["best"] == {"number": 1, "metric": "accuracy", "value": 0.8}
-    assert "stage 3 of 7: refine, 4.5 of 8 (about 140 s left) 1 running\n" in found["text"]
+    assert "stage 3 of 7: refine, 4.5 of 8 (about 2 minutes left) 1 running\n" in found["text"]
     assert "trials: 4 of 8; best accuracy 80.00 % (trial 1)\n" in found["text"]
     json.dumps(found, allow_nan=False)
 
