@@ -62,7 +62,7 @@ from kdsearch.training.trainings import Trainings
 NAME = "refine"
 NEEDS = ("prepare", "search")
 READS = (*TRAINING, "constraints", "refine")
-RULE = 9  # by which trials begin and are told of; those of another one are made anew
+RULE = 10  # by which trials begin and are told of; those of another one are made anew
 VAIN = 256  # candidates that a controller is asked for at most until one keeps the limits
 KEY = 12  # characters of a key that a dashboard shows
 

@@ -58,37 +58,44 @@ def expected_improvement(best: float, mean: Array, deviation: Array) -> Array:
     return found
 
 
-def largest_growths(x: Array, losses: Array, counts: Sequence[bool], pool: Array, costs: Array, n: int) -> list[int]:
+def largest_growths(
+    x: Array, losses: Array, counts: Sequence[bool], pool: Array, costs: Array, n: int, front: Array | None = None
+) -> list[int]:
     """Rows of `pool` (P, d) to evaluate next: those that the hypervolume is expected to grow most by.
 
     Args:
         x: (N, d), what was tried and, after these, what runs. losses: (N, m); of what runs those that are known, NaN for others.
         counts: of each that was tried whether it may be part of the front.
         costs: (P, m), the losses of the pool that are known, NaN for others.
+        front: (K, m), losses of what was tried, may be part of the front, and is not among `x`.
 
     What runs, and each pick, is taken to be as predicted.
     """
     ended, m = len(counts), losses.shape[1]
-    both = np.vstack([losses, costs])
-    is_cost = ~np.isnan(both).any(axis=0)
-    tried, means, spreads = np.zeros_like(losses), np.zeros_like(costs), np.zeros_like(costs)
-    shares = _shares(both[:, is_cost])
-    tried[:, is_cost], means[:, is_cost] = shares[: len(x)], shares[len(x) :]
+    others = np.zeros((0, m)) if front is None else front
+    every = np.vstack([losses, costs, others])
+    is_cost = ~np.isnan(every).any(axis=0)
+    unit = np.zeros_like(every)
+    unit[:, is_cost] = _shares(every[:, is_cost])
+    tried, means, beyond = np.split(unit, [len(x), len(x) + len(pool)])
+    spreads = np.zeros_like(means)
     models: dict[int, Any] = {}
     for j in map(int, np.flatnonzero(~is_cost)):
         y = _clipped(losses[:ended, j])
-        tried[:ended, j] = (y - y.min()) / (np.ptp(y) or 1.0)
+        span = np.ptp(y) or 1.0
+        tried[:ended, j], beyond[:, j] = (y - y.min()) / span, (others[:, j] - y.min()) / span
         models[j] = _fitted(x[:ended], tried[:ended, j], None)
         if len(x) > ended:
             tried[ended:, j] = models[j].predict(x[ended:])
     along = directions(m)
+    known = reach(beyond, along)
     in_front = np.array([*counts, *[True] * (len(x) - ended)])
     picks: list[int] = []
     while len(picks) < min(n, len(pool)):
         for j in models:
             models[j] = _fitted(x, tried[:, j], models[j])
             means[:, j], spreads[:, j] = models[j].predict(pool, return_std=True)
-        gain = _growth(reach(tried[in_front], along), means, spreads, along)
+        gain = _growth(np.maximum(reach(tried[in_front], along), known), means, spreads, along)
         if not gain.any():  # what is least known is left to find out
             gain = spreads.sum(axis=1)
         gain[picks] = -np.inf

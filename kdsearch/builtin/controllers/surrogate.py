@@ -77,7 +77,10 @@ class Surrogate(Controller[SurrogateOptions]):
             counts = [i not in bad for i in seen]
             if len(found[0]) > 1:
                 pool += draws.crossed(points[_least(found, features.costs(points[0].values))], pool)
-                chosen = _growing(features, pool, points, found, counts, running, n)
+                front = [
+                    (draws.known(told[i].spec, told[i].values), losses[i]) for i in _unseen_front(losses, bad, seen)
+                ]
+                chosen = _growing(features, pool, points, found, counts, running, front, n)
             else:
                 chosen = _improving(features, pool, points, [loss for (loss,) in found], running, n)
         for each in chosen:
@@ -287,17 +290,25 @@ def _growing(
     losses: Sequence[Losses],
     counts: Sequence[bool],
     running: Sequence[Known],
+    front: Sequence[tuple[Known, Losses]],
     n: int,
 ) -> list[Known]:
+    """front: further trials that are no worse than any, which the model does not see."""
+    if not pool:
+        return []
     m = len(losses[0])
-    priced = [features.costs(each.values, m) for each in [*seen, *running]]
-    tried = [
-        [loss if math.isnan(cost) else cost for cost, loss in zip(row, known, strict=True)]
-        for row, known in zip(priced, [*losses, *priced[len(losses) :]], strict=True)
-    ]
+    unknown = (math.nan,) * m
+
+    def priced(each: Known, losses: Losses) -> list[float]:
+        known = features.costs(each.values, m)
+        return [loss if math.isnan(cost) else cost for cost, loss in zip(known, losses, strict=True)]
+
+    ended = [priced(each, its) for each, its in zip(seen, losses, strict=True)]
+    tried = np.array([*ended, *(priced(each, unknown) for each in running)])
+    others = np.array([priced(each, its) for each, its in front]).reshape(-1, m)
     x, points = (np.array([features.of(each.values) for each in some]) for some in ([*seen, *running], pool))
     costs = np.array([features.costs(each.values, m) for each in pool])
-    return [pool[i] for i in largest_growths(x, np.array(tried), counts, points, costs, n)] if len(pool) else []
+    return [pool[i] for i in largest_growths(x, tried, counts, points, costs, n, others)]
 
 
 def _least(losses: Sequence[Losses], costs: Sequence[float]) -> int:
@@ -336,6 +347,15 @@ def _seen(losses: Mapping[int, Losses], n: int) -> list[int]:
     order = [at[i] for front in fronts(list(losses.values()), enough=n // 4) for i in front]
     best = set(order[: n // 4])
     return sorted({*best, *[i for i in losses if i not in best][len(best) - n :]})
+
+
+def _unseen_front(losses: Mapping[int, Losses], bad: set[int], seen: Sequence[int]) -> list[int]:
+    """Of trials that are many the first front without those that are seen."""
+    if len(seen) == len(losses):
+        return []
+    good = [i for i in losses if i not in bad]
+    first = fronts([losses[i] for i in good], enough=1)[:1]
+    return [good[i] for front in first for i in front if good[i] not in seen]
 
 
 def start(

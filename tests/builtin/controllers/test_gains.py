@@ -121,6 +121,20 @@ def test_what_breaks_a_limit_is_no_front_and_what_runs_is_taken_as_predicted():
     assert sorted(largest_growths(x, losses, [True] * 3, pool, costs, 5)) == [0, 1, 2]
 
 
+def test_a_front_that_the_model_does_not_see_counts():
+    """What is better than the promising candidate was tried long ago; behind it nothing grows."""
+    x = np.array([[0.0], [0.5], [1.0]])
+    losses = np.array([[0.9, 1.0], [0.5, 10.0], [0.1, 100.0]])
+    pool, costs = np.array([[0.25], [0.75]]), np.array([[math.nan, 3.2], [math.nan, 32.0]])
+    for better, pick in ((3.0, 1), (30.0, 0)):
+        # far better than any that is seen: also below the least loss
+        front = np.array([[0.0, better]])
+        assert largest_growths(x, losses, [True] * 3, pool, costs, 1, front) == [pick], better
+    assert largest_growths(x, losses, [True] * 3, pool, costs, 1, np.zeros((0, 2))) == largest_growths(
+        x, losses, [True] * 3, pool, costs, 1
+    )
+
+
 def test_one_very_bad_trial_hides_no_difference():
     """Beside an error of 50 those of .3 and .1 would be one, and the cheapest candidate all that is left to gain."""
     x = np.array([[0.0], [0.2], [0.4], [0.6], [1.0]])

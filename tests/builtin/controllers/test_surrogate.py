@@ -9,10 +9,20 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from kdsearch.builtin.controllers.gains import expected_improvement, largest_improvements
+from kdsearch.builtin.controllers import surrogate
+from kdsearch.builtin.controllers.gains import expected_improvement, largest_growths, largest_improvements
 from kdsearch.builtin.controllers.random import Random
-from kdsearch.builtin.controllers.surrogate import Features, Surrogate, SurrogateOptions, _losses, _seen, start
+from kdsearch.builtin.controllers.surrogate import (
+    Features,
+    Surrogate,
+    SurrogateOptions,
+    _losses,
+    _seen,
+    _unseen_front,
+    start,
+)
 from kdsearch.kinds import Dim, NoOptions, Range, Trial
+from kdsearch.kit.pareto import fronts
 from kdsearch.testing.controller import DIMS
 
 N = 200
@@ -231,6 +241,37 @@ def test_of_many_trials_the_best_stay_known():
     assert _seen({i: (float(-i),) for i in range(20)}, 8) == list(range(12, 20)), "the youngest are the best"
     several = {i: (float(abs(i - 3)), float(abs(i - 5))) for i in range(20)}
     assert _seen(several, 12) == [3, 4, 5, *range(11, 20)], "of several losses the front"
+
+
+def test_of_many_trials_the_front_stays_known():
+    losses = {i: (float(i), 9.0 - i) for i in range(10)} | dict.fromkeys(range(10, 30), (20.0, 20.0))
+    assert _unseen_front(losses, set(), list(losses)) == []
+    assert _unseen_front(losses, {2}, [0, 1, *range(20, 30)]) == [3, 4, 5, 6, 7, 8, 9], "the broken one is no front"
+    assert _unseen_front(losses, set(losses), [0]) == []
+
+
+def test_the_model_is_told_of_a_front_that_it_does_not_see(monkeypatch):
+    told = []
+
+    def spied(*given):
+        told.append(given[-1])
+        return largest_growths(*given)
+
+    monkeypatch.setattr(surrogate, "largest_growths", spied)
+    dims, losses = networks()
+    values = [{"net": f"net-{i}", "rate": 0.7} for i in range(30)]
+    history = [Trial(i, each, losses=losses(each)) for i, each in enumerate(values)]
+    Surrogate(SurrogateOptions()).ask(None, dims, history, 1, 0)
+    assert told[-1].shape == (0, 2)
+    little = SurrogateOptions(first=2, seen=2)  # the youngest two
+    Surrogate(little).ask(None, dims, history, 1, 0)
+    front = {history[i].losses for i in fronts([each.losses for each in history])[0]}
+    assert set(map(tuple, told[-1].tolist())) == front - {each.losses for each in history[-2:]}
+    assert len(told[-1]) > 2
+    off = [replace(each, losses=(each.losses[0], 0.0)) for each in history]
+    Surrogate(little).ask(None, dims, off, 1, 0)
+    best = min(history, key=lambda each: each.losses[0])
+    assert told[-1].tolist() == [list(best.losses)], "with its cost as it is known, not as it was measured"
 
 
 def networks(n=200, seed=0):
