@@ -40,6 +40,7 @@ from kdsearch.stages.recall import highest, is_outgrown
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import append_line, read_lines
 from kdsearch.store.hashing import class_digest, derive, stream
+from kdsearch.study import summary
 from kdsearch.study.names import proxies as proxy_uses
 from kdsearch.study.names import proxy_weights
 from kdsearch.training.adapted import adapts
@@ -326,6 +327,24 @@ def most_kept(materials: Materials, role: str) -> int:
     """How many candidates go on at most."""
     is_measured = role in materials.ships and needs_file(materials)
     return materials.study.config.search.keep or (MEASURED if is_measured else MOST)
+
+
+def few_offered(materials: Materials) -> list[str]:
+    """Where `refine` has more trials than networks to choose from, and the study does not say how many these are: so."""
+    section, trials = materials.study.config.search, materials.study.config.refine.trials
+    reads_facts = materials.host.load_class("controller", materials.study.config.refine.controller.use).reads_facts
+    found = []
+    for role, space in materials.spaces.items():
+        kept = most_kept(materials, role) if reads_facts else SHORT
+        n = summary.scored(section.candidates, space.size())
+        if section.keep is None and kept < min(n, trials):
+            why = "whose files are measured beforehand" if reads_facts else "by score"
+            of = f" of '{role}'" if len(materials.spaces) > 1 else ""
+            found.append(
+                f"refine: {trials} trials choose from {kept} networks{of}, {why}, beside those of `refine.first`; "
+                f"`search.keep` sets how many (here up to {n:,})."
+            )
+    return found
 
 
 def _kept(materials: Materials, role: str, explored: Explored, costs: Sequence[str], tools: Tools, work: Path) -> Kept:

@@ -20,7 +20,6 @@ from kdsearch.search.candidates import GENERATION, REFERENCE
 from kdsearch.search.scoring import by_formula
 from kdsearch.stages.costs import needs_file, violations
 from kdsearch.stages.distill import controls_of
-from kdsearch.stages.notes import noted
 from kdsearch.stages.prepare import CACHE_BYTES, has_tap, is_cached
 from kdsearch.stages.products import has_own_product
 from kdsearch.stages.recipes import counted
@@ -34,7 +33,7 @@ from kdsearch.study.summary import different, scored, summary, trainings
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import live_teacher
 from kdsearch.training.text_teachers import has_network
-from kdsearch.verbs.preflight import doubts, looked_at
+from kdsearch.verbs.preflight import doubts, looked_at, notes_of
 
 DRAWN = 200  # candidates that the middling one is chosen from
 STEPS = 3  # measured after one to warm up
@@ -64,7 +63,7 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
         **summary(study, host, controls_of(materials)),
         "samples": samples,
         "warnings": doubts(materials),
-        "notes": noted(materials.data.facts),
+        "notes": notes_of(materials),
     }
     disk = _disk(materials, students)
     workers = study.config.run.workers

@@ -88,11 +88,16 @@ def doubts(materials: Materials) -> list[str]:
     return [*copied(materials.data.facts), *hardly_feasible(materials)]
 
 
+def notes_of(materials: Materials) -> list[str]:
+    """What is good to know of a study before any work."""
+    return [*noted(materials.data.facts), *search.few_offered(materials)]
+
+
 def look(study: Study, host: Host) -> dict[str, Any]:
     """The study's summary, with the controls that these data can have. Raise UserError as `looked_at` does."""
     materials = looked_at(study, host)
     found = summary(study, host, distill.controls_of(materials))
-    return {**found, "warnings": doubts(materials), "notes": noted(materials.data.facts)}
+    return {**found, "warnings": doubts(materials), "notes": notes_of(materials)}
 
 
 def check_storage(study: Study) -> None:

@@ -264,6 +264,26 @@ def test_files_that_limits_need_are_counted(tmp_path, sets, files):
     assert _measured(materials) == files
 
 
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        ((), ""),  # scores of a thousand cost nothing
+        (("constraints.onnx_bytes=90000",), "choose from 24 networks, whose files are measured beforehand"),
+        (("constraints.onnx_bytes=90000", "refine.trials=24"), ""),
+        (("constraints.onnx_bytes=90000", "search.candidates=24"), ""),
+        (("constraints.onnx_bytes=90000", "search.keep=24"), ""),  # as was asked for
+        (("refine.controller={use: optuna}",), "choose from 8 networks, by score"),
+        (("refine.controller={use: optuna}", "search.keep=30"), ""),
+    ],
+)
+def test_trials_that_have_few_networks_to_choose_from_are_told(tmp_path, sets, said):
+    file = write_study(tmp_path)
+    base = ("search.candidates=60", "search.keep=null", "refine.trials=30")
+    notes = plan_of(load_study(file, Host.load(), sets=(*base, *sets)), Host.load())["notes"]
+    found = [each for each in notes if each.startswith("refine: 30 trials")]
+    assert [said in each and "(here up to 60)" in each for each in found] == ([True] if said else [])
+
+
 def test_their_time_is_the_searchs(tmp_path, monkeypatch):
     monkeypatch.setattr("kdsearch.verbs.plan.EXPORT_S", 1e6)  # beside which nothing else counts
     study = load_study(write_study(tmp_path), Host.load(), sets=(*LESS, "constraints.onnx_bytes=90000"))
