@@ -268,8 +268,12 @@ class Session:
             self._logs.put(run_of_trial(self.materials, row, self._told.key, epochs), is_new)
 
     def best(self) -> dict[str, Any]:
-        """The best feasible trial told: its number, specs, values and objectives. Raise UserError where none has ended."""
-        if not any(trial.state == "complete" for trial in self.trials):
+        """The best feasible trial told: its number, specs, values and objectives.
+
+        Raises:
+            UserError: none has ended. TrialError: all that ended failed. RefusedError: none keeps the limits.
+        """
+        if not any(trial.is_over for trial in self.trials):
             raise UserError("no trial was told with its objectives", fix="Tell `session.tell(candidate, {...})` first.")
         found = trial_facts.winners(self.materials, self.trials, 1)[0]
         return trial_facts.row_of(self.materials, found, self.kept) | {"specs": trial_facts.specs_of(found, self.kept)}
@@ -279,5 +283,5 @@ def _number(name: str, value: Any) -> float:
     """Of numpy or torch, too."""
     try:
         return float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise StudyError(f"got {value!r}"[:200], path=name, expected="a number") from error

@@ -1,8 +1,8 @@
 """Which of several trials is the one: `distill.pick` as text, and the order that it puts trials in.
 
     best                            front by front, within a front by the first objective that is a metric; of one objective that
-                                    one, and first the largest network of those that validation cannot tell from the best one
-                                    (`stages/choice.py`)
+                                    one, and first the largest network, of its family, of those that validation cannot tell from
+                                    it (`stages/choice.py`)
     knee                            front by front, within a front by the sum of objectives scaled to [0, 1] over it
     min:latency_ms, max:accuracy    by one figure alone
     ...,accuracy>=0.9,params<20000  after any of these: of those alone for which it holds

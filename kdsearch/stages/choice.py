@@ -37,7 +37,8 @@ class Choice:
         error: the standard error that they lie within.
         near: numbers of those within NEAR standard errors of the best one, which more epochs may show to be better; None: of all.
         stopped: trials that were stopped at a rung where they were as near to the best one there.
-        starts: those of `refine.first` and of the best one's family that are not near, though a rung stopped them; as tried.
+        starts: those of `refine.first` and of the best one's family that are not near, or that a rung stopped, however near they
+            were there; as tried.
     """
 
     ranked: list[Ranked]

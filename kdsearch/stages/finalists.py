@@ -66,7 +66,8 @@ def at_rung(
 
     The best one is first, or the first trial of those of its family that it is not better than by more than a standard error: a
     quarter of a schedule is hard on high learning rates, so that a small difference there says nothing. But one of `late`, whose
-    trials were far behind, gains where it is ahead: it is first if it is the best one, by however little, and else has no say.
+    trials were far behind or stopped, gains where it is ahead: it is first if it is the best one, by however little, and else
+    has no say.
     """
     file, winners = work / "rung.json", materials.study.config.distill.winners
     before = tools.progress.done

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kdsearch.report import values
@@ -162,11 +162,22 @@ def _at_rung(materials: Materials, distilled: Artifact) -> list[str]:
     about = {"metric": materials.objective, **measure(materials.metrics[materials.objective])}
     came = [f"trial {row['trial']} {shown({**about, 'value': row['score']})}" for row in rows]
     name, at = about["title"] or materials.objective, f"{rows[0]['epochs']} of {distilled.facts['epochs']} epochs"
-    winners = sum(row["name"] in distilled.facts["runs"] for row in rows)
-    on = "The first one" if winners == 1 else f"The first {winners}"
     level = [str(row["trial"]) for row in rows if row.get("level")]  # as before
     cannot = f", the trials' own choice: validation cannot tell {' and '.join(level)} apart" if level else ""
-    return [f"Finalists by {name} on validation after {at}: {', '.join(came)}. {on} went on{cannot}."]
+    on = _went_on(distilled, rows)
+    return [
+        f"Finalists by {name} on validation after {at}: {', '.join(came)}. {on}{cannot if on.startswith('The') else ''}."
+    ]
+
+
+def _went_on(distilled: Artifact, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Which of the finalists, the best first, are through: the first ones, unless these failed after the rung."""
+    through = [row["trial"] for row in rows if row["name"] in distilled.facts["runs"]]
+    if not through:
+        return f"None came through, and trial {distilled.facts['trial']} took their place"
+    if through != [row["trial"] for row in rows[: len(through)]]:
+        return f"Trial{'s' if len(through) > 1 else ''} {' and '.join(map(str, through))} came through"
+    return "The first one went on" if len(through) == 1 else f"The first {len(through)} went on"
 
 
 def _leftover(distilled: Artifact) -> list[str]:

@@ -365,12 +365,14 @@ def _run(
     epochs, began = materials.study.config.refine.epochs, time.monotonic()
     pieces: dict[str, Piece] = {}
     tools.progress.had(schedule.done)
+    trainings.done = schedule.done
     try:
         while not schedule.is_over:
             tools.heed_stop()
             while trainings.free and (piece := schedule.next()) is not None:
                 if (trial := repeated(known, piece)) is not None:
                     losses = trial.at(piece.until)
+                    tools.progress.had(piece.until - piece.since)
                     schedule.tell(piece.number, losses, "" if losses else trial.error, trial.over)
                     continue
                 request = _request(materials, piece, kept, epochs)

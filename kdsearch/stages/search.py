@@ -94,7 +94,8 @@ def is_stale(materials: Materials, made: Artifact) -> bool:
 
 def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, work: Path, out: Path) -> dict[str, Any]:
     section = materials.study.config.search
-    tools.progress.begin(NAME, section.candidates * len(materials.spaces))
+    n = sum(summary.scored(section.candidates, space.size()) for space in materials.spaces.values())
+    tools.progress.begin(NAME, n)
     before = inputs.get(NAME)
     roles, met = {}, []
     for role in materials.spaces:

@@ -90,8 +90,7 @@ def _row(trial: Trial, role: str, by_key: Mapping[str, Mapping[str, Any]]) -> Ma
 
 
 def _role(path: str) -> str:
-    parts = path.split(".")
-    return parts[1] if parts[0] == "students" else parts[0]
+    return path.removeprefix("students.").removesuffix(".architecture")
 
 
 def recipe_values(materials: Materials, trial: Trial) -> dict[str, Any]:

@@ -74,6 +74,7 @@ def through(
             shutil.rmtree(work / name, ignore_errors=True)
         failed = with_failed(work, failed, ranked, {name: outcomes[name] for name in going})
         if going is not in_turn[-1]:
+            tools.progress.more(1 + len(with_it))  # the next one, and what was of the failed one alone
             of, why = failed[-1]["trial"], failed[-1]["error"]
             tools.progress.say(f"distill: trial {of} failed ({why}), the next best takes its place")
     (work / FILE).unlink()

@@ -284,9 +284,9 @@ class Distill(Section):
     )
     pick: str = Field(
         "best",
-        description="which trials win: best (of one objective the largest network of those that validation cannot tell from "
-        "the best one; of several front by front, by the first that is a metric), knee, or min:NAME and max:NAME of an objective "
-        "or cost; with conditions, as in `min:latency_ms,accuracy>=0.9`",
+        description="which trials win: best (of one objective the largest network, of the best one's family, of those that "
+        "validation cannot tell from the best one; of several front by front, by the first that is a metric), knee, or min:NAME "
+        "and max:NAME of an objective or cost; with conditions, as in `min:latency_ms,accuracy>=0.9`",
     )
     epochs: Epochs = 30
     leftover: bool = Field(

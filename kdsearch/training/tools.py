@@ -94,7 +94,7 @@ class Progress:
     def left_s(self) -> float | None:
         """Seconds left at this run's rate; None where too little is done to tell."""
         fresh, rate = self.done - self._had, self.rate
-        return (self.total - self.done) / rate if rate and fresh >= EARLY * (self.total - self._had) else None
+        return max(self.total - self.done, 0.0) / rate if rate and fresh >= EARLY * (self.total - self._had) else None
 
     def at(self, done: float, note: str = "", best: str = "") -> None:
         """`done` units so far; `note`: what runs; `best`: the best so far."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import kdsearch
-from kdsearch.errors import StudyError, UserError
+from kdsearch.errors import StudyError, TrialError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import Ask, Controller, NoOptions, Procedure
 from kdsearch.kinds.space import draw
@@ -67,7 +67,7 @@ def test_what_is_told_counts(tmp_path):
         assert session.ask() is first  # until it is told
         with pytest.raises(StudyError, match="'acuracy' is no objective; did you mean 'accuracy'"):
             session.tell(first, {"acuracy": 0.5})
-        for wrong in (None, "good", [0.5, 0.6], torch.zeros(2)):
+        for wrong in (None, "good", [0.5, 0.6], torch.zeros(2), 10**400):
             with pytest.raises(StudyError, match=r"accuracy: got .*\. Expected a number"):
                 session.tell(first, {"accuracy": wrong})
         with pytest.raises(StudyError, match=r"values: got 0\.5\. Expected numbers by name: accuracy"):
@@ -87,11 +87,21 @@ def test_what_is_told_counts(tmp_path):
         assert session.ask() is None
 
 
+def test_where_all_failed_the_first_reason_is_told(tmp_path):
+    with kdsearch.Session(study(), tmp_path) as session:
+        session.fail(session.ask(), "too hot")
+        session.fail(session.ask(), "too cold")
+        with pytest.raises(TrialError, match="all 2 trials failed; the first: too hot"):
+            session.best()
+
+
 def test_a_candidate_is_told_once_while_the_session_is_open(tmp_path):
     with kdsearch.Session(study(), tmp_path) as session:
         with pytest.raises(UserError, match="no trial was told"):
             session.best()
         first = session.ask()
+        with pytest.raises(UserError, match="no trial was told"):
+            session.best()  # one that runs says nothing yet
         session.tell(first, {"accuracy": 0.5})
         for again in (lambda: session.tell(first, {"accuracy": 0.9}), lambda: session.fail(first, "late")):
             with pytest.raises(UserError, match=r"candidate 0 was told already.*none is waited for"):

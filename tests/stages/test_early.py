@@ -9,7 +9,8 @@ from kdsearch.builtin.controllers.evolution import Evolution
 from kdsearch.builtin.controllers.surrogate import Surrogate
 from kdsearch.errors import StudyError, UserError
 from kdsearch.stages import prepare
-from tests.stages.tiny import LESS, run_tiny
+from kdsearch.training.tools import Progress
+from tests.stages.tiny import LESS, run_tiny, run_up_to
 
 
 @pytest.mark.parametrize(
@@ -83,3 +84,11 @@ def test_networks_that_cannot_be_built_are_left_out_and_told(fails, said, tmp_pa
     else:
         with pytest.raises(UserError, match=rf"{said}: RuntimeError: no such width"):
             run_tiny(tmp_path, *LESS, teacher)
+
+
+def test_a_search_of_a_small_space_has_as_much_to_do_as_the_space_holds(tmp_path, monkeypatch):
+    totals, begin = {}, Progress.begin
+    monkeypatch.setattr(Progress, "begin", lambda bar, stage, n: (totals.update({stage: n}), begin(bar, stage, n))[1])
+    spec = "student.spec={depths: {choices: [1, 2]}, widths: [4, 4, 4]}"
+    run_up_to(tmp_path, "search", *LESS, "search.candidates=500", "search.keep=null", spec)
+    assert totals["search"] == 8

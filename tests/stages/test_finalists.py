@@ -16,7 +16,7 @@ from kdsearch.host import Host
 from kdsearch.stages import distill
 from kdsearch.stages.choice import Choice, Ranked, chosen
 from kdsearch.stages.finalists import at_rung, finalists
-from kdsearch.stages.winners import failed_in
+from kdsearch.stages.winners import failed_in, through
 from kdsearch.store.files import read_json
 from kdsearch.study import load_study
 from kdsearch.study.summary import RUNG, budget, final_epochs, trainings
@@ -498,6 +498,48 @@ def test_where_the_winner_fails_the_next_one_takes_its_place(finalists, after, m
     assert lost["trial"] != facts["trial"]
     note = f"Trial {lost['trial']} began at full length, and failed: ValueError: no such student"
     assert any(each.startswith(note) for each in result["notes"])
+    if finalists > 1:
+        (note,) = (each for each in result["notes"] if each.startswith("Finalists "))
+        assert note.endswith(f". Trial {facts['trial']} came through.")
+
+
+def test_all_finalists_that_fail_after_the_rung_are_told(after, monkeypatch):
+    from kdsearch.training.train import train_shared
+
+    def failing(materials, request, *arguments, **named):
+        if request.name in NAMES[:2] and request.until == 1.0:
+            raise ValueError("no such student")
+        return train_shared(materials, request, *arguments, **named)
+
+    monkeypatch.setattr("kdsearch.training.train.train_shared", failing)
+    sets = (*SETS, "distill.finalists=2", "distill.controls=[]", "distill.pick=max:accuracy")
+    result = run_tiny(after, *sets)
+    (note,) = (each for each in result["notes"] if each.startswith("Finalists "))
+    assert note.endswith(f". None came through, and trial {facts_of(after)['trial']} took their place.")
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_trainings_that_take_anothers_place_are_work_to_come(others, tmp_path):
+    """One whose progress is above its total has no time left, which `status` could not read."""
+    bar, shown = Progress(False), []
+    bar.begin("distill", 1 + others)
+    requests = {name: Request(name, "recipe", {}, {}, 3) for name in (*NAMES, "baseline")}
+    ranked = {name: trial(i, name) for i, name in enumerate(NAMES)}
+
+    def trained(asked):
+        bar.at(bar.done + len(asked))
+        shown.append((bar.done, bar.total))
+        came = Outcome([], True, 0.5, 1.0)
+        return {name: "it broke" if name in NAMES[:2] else came for name in asked}
+
+    beside = {"baseline": requests["baseline"]} if others else {}
+    spare = {name: requests[name] for name in NAMES[1:]}
+    winners, _, failed = through(
+        {NAMES[0]: requests[NAMES[0]]}, spare, beside, ranked, trained, SimpleNamespace(progress=bar), tmp_path
+    )
+    assert winners.keys() == {NAMES[2]}
+    assert [each["name"] for each in failed] == list(NAMES[:2])
+    assert shown == [(1 + others, 1 + others), (2 + others, 2 + 2 * others), (3 + others, 3 + 2 * others)]
 
 
 @pytest.mark.parametrize("bad", [("winner-0",), ("winner-0", "winner-1")], ids=["one", "both"])

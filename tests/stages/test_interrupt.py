@@ -29,7 +29,7 @@ from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
 from kdsearch.training.tools import Progress
 from tests.stages.test_kill import start
-from tests.stages.tiny import LESS, is_at_work, is_stage, run_tiny, settled, watching, write_study
+from tests.stages.tiny import LESS, is_at_work, is_stage, run_tiny, run_up_to, settled, watching, write_study
 
 REAL_LOAD = Host.load
 
@@ -51,6 +51,29 @@ def test_a_search_heeds_it_before_any_candidate_is_found(proxy, tmp_path, monkey
         search._explored(materials, "student", region, scorer, [], None, tools, tmp_path)
     kept = tmp_path / "reference-student.jsonl"
     assert len(kept.read_text().splitlines()) - 1 == CHUNK if kept.exists() else proxy == "params"
+
+
+def test_a_resumed_refine_shows_the_trials_that_it_has(tmp_path, monkeypatch):
+    """In this process too, where the first training that goes on shows each of its steps."""
+    sets = (*LESS, "run.executor={use: inprocess}", "refine.trials=3")
+    ended: list[int] = []
+
+    def stop_after_two(event):
+        if event["event"] == "trial" and event["state"] == "complete":
+            ended.append(event["number"])
+        if len(ended) == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(InterruptedRun):
+        run_up_to(tmp_path, "refine", *sets, host=watching(stop_after_two))
+    shown, at = [], Progress.at
+    monkeypatch.setattr(
+        Progress, "at", lambda bar, *told, **named: (shown.append((bar.stage, told[0])), at(bar, *told, **named))
+    )
+    run_up_to(tmp_path, "refine", *sets)
+    own = [done for stage, done in shown if stage == "refine"]
+    assert min(own) >= 2
+    assert any(2 < done < 3 for done in own)
 
 
 def test_signals_in_process(finished, tmp_path, capsys, monkeypatch):

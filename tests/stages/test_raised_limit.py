@@ -16,6 +16,7 @@ from kdsearch.search.schedule import Piece
 from kdsearch.stages.recall import is_outgrown, limits_met, recalled, repeated
 from kdsearch.stages.run import OUTGROWN
 from kdsearch.store.files import read_lines
+from kdsearch.training.tools import Progress
 from kdsearch.verbs import commands
 from tests.stages.every_key import TEXT
 from tests.stages.test_keys import materials
@@ -113,6 +114,16 @@ def test_those_that_failed_of_it_are_tried_again(run, tmp_path):
     n = len(events(tmp_path / "old"))
     assert run(tmp_path / "old", 30.0) == (new, [])
     assert made(tmp_path / "old", n) == []
+
+
+def test_what_is_known_of_them_is_progress_and_no_pace(run, tmp_path, monkeypatch):
+    run(tmp_path, 2.0)
+    had = {}
+    real = Progress.had
+    monkeypatch.setattr(Progress, "had", lambda bar, done: (real(bar, done), had.update({bar.stage: bar._had}))[0])
+    _, trained = run(tmp_path, 20.0)
+    assert len(trained) == 2
+    assert had["refine"] == 2, "the others, as they came"
 
 
 def test_a_stopped_refine_goes_on_with_the_limit_that_is_raised(run, tmp_path, monkeypatch):

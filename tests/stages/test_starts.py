@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from kdsearch.kinds import Trial
 from kdsearch.stages.starts import best_first, starts_of
-from kdsearch.stages.trial_facts import architecture_dims, offered
+from kdsearch.stages.trial_facts import architecture_dims, offered, specs_of
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
 from tests.stages.tiny import LESS, run_tiny, run_up_to
@@ -229,3 +230,10 @@ def test_what_is_known_of_each_objective_of_networks_that_ship_and_of_helpers():
     ):
         known.objectives, known.cost_objectives = objectives, costs
         assert not any(dim.range.costs for dim in architecture_dims(known, {"a": rows}))
+
+
+def test_a_role_may_have_a_dot_in_its_name():
+    kept = {"net.small": {"a": {"spec": 1}, "b": {"spec": 2}}, "net": {"a": {"spec": 3}}}
+    values = {"students.net.small.architecture": "b", "students.net.architecture": "a", "recipe.lr": 0.1}
+    assert specs_of(Trial(0, values), kept) == {"net.small": 2, "net": 3}
+    assert specs_of(Trial(0, {"student.architecture": "a"}), {"student": kept["net"]}) == {"student": 3}

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from kdsearch.kinds import Done
+from kdsearch.store.files import read_json
 from kdsearch.training import trainings
 from kdsearch.training.request import Request
 from kdsearch.training.share import share_of, tell_share
@@ -105,6 +106,17 @@ def test_files_that_are_measured_have_a_pace_of_their_own(monkeypatch, capsys):
     bar.at(101)
     assert bar.left_s == pytest.approx(15)
     assert "search: 97 % of 104 (one every 5 s, about 15 s left)" in capsys.readouterr().err
+
+
+def test_no_less_than_nothing_is_left(monkeypatch, tmp_path):
+    bar = Progress(False, file=tmp_path / "progress.json")
+    clock = {"now": 0.0}
+    monkeypatch.setattr("kdsearch.training.tools.time.monotonic", lambda: clock["now"])
+    bar.begin("distill", 2)
+    clock["now"] = 10.0
+    bar.at(2.5)
+    assert bar.left_s == 0.0
+    assert read_json(tmp_path / "progress.json")["left_s"] == 0.0
 
 
 def test_nothing_done_has_no_rate(told):
