@@ -147,8 +147,7 @@ def _level(materials: Materials, distilled: Artifact) -> list[str]:
     error = distilled.facts["error"]
     metric = materials.metrics[materials.objective]
     size = f"{100 * error:.1f} points" if metric.unit == SHARE else f"{values.level(error)} {metric.unit}".rstrip()
-    *others, last = map(str, sorted(level))
-    apart = f"Validation cannot tell trials {', '.join(others)} and {last} apart (a standard error of {size})"
+    apart = f"Validation cannot tell trials {_listed(sorted(level))} apart (a standard error of {size})"
     trained = [name for name in distilled.facts["runs"] if name.startswith("winner-")]
     is_last_word = not distilled.facts.get("rung") and len(trained) == 1
     return [f"{apart}: trial {distilled.facts['trial']} was taken." if is_last_word else f"{apart}."]
@@ -162,8 +161,8 @@ def _at_rung(materials: Materials, distilled: Artifact) -> list[str]:
     about = {"metric": materials.objective, **measure(materials.metrics[materials.objective])}
     came = [f"trial {row['trial']} {shown({**about, 'value': row['score']})}" for row in rows]
     name, at = about["title"] or materials.objective, f"{rows[0]['epochs']} of {distilled.facts['epochs']} epochs"
-    level = [str(row["trial"]) for row in rows if row.get("level")]  # as before
-    cannot = f", the trials' own choice: validation cannot tell {' and '.join(level)} apart" if level else ""
+    level = [row["trial"] for row in rows if row.get("level")]  # as before
+    cannot = f", the trials' own choice: validation cannot tell {_listed(level)} apart" if level else ""
     on = _went_on(distilled, rows)
     return [
         f"Finalists by {name} on validation after {at}: {', '.join(came)}. {on}{cannot if on.startswith('The') else ''}."
@@ -176,8 +175,14 @@ def _went_on(distilled: Artifact, rows: Sequence[Mapping[str, Any]]) -> str:
     if not through:
         return f"None came through, and trial {distilled.facts['trial']} took their place"
     if through != [row["trial"] for row in rows[: len(through)]]:
-        return f"Trial{'s' if len(through) > 1 else ''} {' and '.join(map(str, through))} came through"
+        return f"Trial{'s' if len(through) > 1 else ''} {_listed(through)} came through"
     return "The first one went on" if len(through) == 1 else f"The first {len(through)} went on"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """`5`, `5 and 3`, `5, 3 and 0`."""
+    *others, last = map(str, numbers)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _leftover(distilled: Artifact) -> list[str]:

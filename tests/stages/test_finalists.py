@@ -13,7 +13,7 @@ import pytest
 
 from kdsearch.errors import InterruptedRun, TrialError
 from kdsearch.host import Host
-from kdsearch.stages import distill
+from kdsearch.stages import distill, notes
 from kdsearch.stages.choice import Choice, Ranked, chosen
 from kdsearch.stages.finalists import at_rung, finalists
 from kdsearch.stages.winners import failed_in, through
@@ -572,3 +572,30 @@ def test_the_control_without_a_search_counts_the_winners_that_there_are(after):
     winners = sum(name.startswith("winner") for name in facts["runs"])
     assert winners < 4, "else this study shows nothing"
     assert facts["runs"]["no_search"]["request"]["epochs"] == facts_of(after, "refine")["epochs"] + winners * 3
+
+
+@pytest.mark.parametrize(
+    ("level", "through", "said"),
+    [
+        ([], ["winner-0"], "The first one went on."),
+        ([5, 3], ["winner-0"], "The first one went on, the trials' own choice: validation cannot tell 5 and 3 apart."),
+        (
+            [5, 3, 0],
+            ["winner-0"],
+            "The first one went on, the trials' own choice: validation cannot tell 5, 3 and 0 apart.",
+        ),
+        ([], ["winner-0", "winner-1"], "The first 2 went on."),
+        ([5, 3, 0], ["winner-1", "winner-2"], "Trials 3 and 0 came through."),
+    ],
+)
+def test_the_note_on_finalists_says_who_went_on(level, through, said):
+    rows = [
+        {"name": name, "trial": number, "score": 0.9, "level": number in level, "epochs": 3}
+        for name, number in zip(NAMES, (5, 3, 0), strict=True)
+    ]
+    facts = {"rung": rows, "runs": dict.fromkeys(through), "epochs": 12, "trial": 5}
+    metric = Host.load().load_class("metric", "accuracy")
+    materials = SimpleNamespace(objective="accuracy", metrics={"accuracy": metric(metric.options_class())})
+    (note,) = notes._at_rung(materials, SimpleNamespace(facts=facts))
+    assert note.startswith("Finalists by accuracy on validation after 3 of 12 epochs: trial 5 90.0 %, ")
+    assert note.endswith(f". {said}")
