@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from torch import Tensor, nn
@@ -9,10 +10,11 @@ from torch import Tensor, nn
 from kdsearch.errors import TooLargeError
 from kdsearch.kinds import IO, Model, Options, SearchSpace
 from kdsearch.ops.cost import on_meta, shapes_alone
-from kdsearch.ops.memory import free_bytes
+from kdsearch.ops.memory import free_bytes, total_bytes
 from kdsearch.ops.record import hooked
 
 FLOAT = 4  # bytes
+LOOK_S, PATIENCE = 1.0, 60  # between two looks at what is free, and how many
 
 
 def check_weights(space: SearchSpace[Any], spec: Options, io: IO) -> None:
@@ -34,12 +36,18 @@ def check_pass(model: Model, io: IO, macs: int, batch_size: int) -> None:
 
 
 def check_bytes(n_bytes: int, what: str) -> None:
-    """Raise TooLargeError where so many bytes are not free."""
-    free = free_bytes()
-    if n_bytes > free:
-        raise TooLargeError(
-            f"{what} would need about {n_bytes / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} are free"
-        )
+    """Return once so many bytes are free: what a candidate is worth is no matter of what runs beside it for a moment.
+
+    Raise TooLargeError where there are not so many, or they were not free in `PATIENCE` looks.
+    """
+    total = total_bytes()
+    if n_bytes <= total:
+        for _ in range(PATIENCE):
+            if n_bytes <= free_bytes():
+                return
+            time.sleep(LOOK_S)
+    there = "there are" if n_bytes > total else f"in {PATIENCE * LOOK_S:.0f} s there were never so many free of"
+    raise TooLargeError(f"{what} would need about {n_bytes / 2**30:,.1f} GiB of memory, {there} {total / 2**30:,.1f}")
 
 
 def activations(model: Model, io: IO) -> tuple[int, int]:

@@ -102,7 +102,7 @@ class TrialLog:
         self._ranges: dict[tuple[str, str], tuple[str, BaseDistribution]] = {}  # name, range as written -> both
         self._known: dict[int, tuple[int, Trial]] = {}  # number -> Optuna's id, the trial as it was put last
         with as_ours(storage):
-            self._patiently(self._look)
+            self._patiently(lambda: self._look(mends=False))  # another process may be between the two
         let_go(self._storage)
 
     def _patiently(self, call: Callable[[], T]) -> T:
@@ -134,12 +134,12 @@ class TrialLog:
         told = self._patiently(lambda: self._storage.get_study_system_attrs(self._study_id))
         return busy(str(self.place), self.key, told.get(HOLDER))
 
-    def _look(self) -> None:
+    def _look(self, mends: bool = True) -> None:
         for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False):
             if ATTRIBUTE in frozen.system_attrs:
                 trial = self._rebuilt(frozen)
                 self._known[trial.number] = (frozen._trial_id, trial)
-                if trial.is_over and not frozen.state.is_finished():  # a kill between the two
+                if mends and trial.is_over and not frozen.state.is_finished():  # a kill between the two
                     self._end(frozen._trial_id, trial)
 
     def _rebuilt(self, frozen: FrozenTrial) -> Trial:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from kdsearch.errors import ArtifactError
 from kdsearch.store.files import MADE_AGAIN, read_json, remove, storing, write_json
@@ -202,20 +204,49 @@ def fetch(url: str, path: Path, stage: str) -> bool:
 
 
 def leave(path: Path, url: str) -> None:
-    """Copy an artifact to a shared store that lacks it; `artifact.json` last and at once: a reader finds it whole or not at all.
+    """Copy an artifact to a shared store that lacks it: a reader finds it whole or not at all.
+
+    It is sent under a name of its own, as others may leave the same at once, whose bytes differ where their processors round
+    otherwise. Then it gets its name: in a folder at once, elsewhere file by file, `artifact.json` last.
 
     Raise StorageError or UnreachableError where it cannot be.
     """
     with reached(url) as (files, root):
         target = f"{root.rstrip('/')}/{path.name}"
+        part = f"{root.rstrip('/')}/.{path.name}.{uuid4().hex[:8]}-{os.getpid()}.part"
         with storing(Path(target)):
             if files.exists(f"{target}/{ABOUT}"):
                 return
-            files.makedirs(target, exist_ok=True)
-            for file in sorted(each for each in path.rglob("*") if each.is_file() and each != path / ABOUT):
-                place = f"{target}/{file.relative_to(path).as_posix()}"
-                files.makedirs(place.rpartition("/")[0], exist_ok=True)
-                files.put_file(str(file), place)
-            part = f"{target}/.{ABOUT}.{os.getpid()}.part"
-            files.put_file(str(path / ABOUT), part)
-            files.mv(part, f"{target}/{ABOUT}")
+            sent = [each.relative_to(path).as_posix() for each in sorted(path.rglob("*")) if each.is_file()]
+            try:
+                for each in sent:
+                    _made_way(files, f"{part}/{each}")
+                    files.put_file(str(path / each), f"{part}/{each}")
+                if not files.exists(f"{target}/{ABOUT}"):
+                    _named(files, part, target, sorted(sent, key=lambda each: each == ABOUT))
+            finally:
+                if files.exists(part):
+                    files.rm(part, recursive=True)
+
+
+def _named(files: Any, part: str, target: str, sent: Sequence[str]) -> None:
+    """Give what was sent its name; the first one stays."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    if not isinstance(files, LocalFileSystem):
+        for each in sent:
+            _made_way(files, f"{target}/{each}")
+            files.mv(f"{part}/{each}", f"{target}/{each}")
+        return
+    try:
+        os.rename(part, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not files.exists(f"{target}/{ABOUT}"):  # an upload that was cut
+            files.rm(target, recursive=True)
+            os.rename(part, target)
+
+
+def _made_way(files: Any, place: str) -> None:
+    files.makedirs(place.rpartition("/")[0], exist_ok=True)

@@ -27,6 +27,7 @@ LAST = "last.json"  # stage -> key and seconds of the folder's last run
 HOLDER = ".holder.json"
 LOCK = ".lock"
 PROGRESS = "progress.json"  # of the run that holds the folder
+ONCE = "once"  # what teachers and methods make once for all of a study lies in a work folder of this name and a key
 TABLE = "table"  # `bench table` works in a folder of this name and a key, as a stage does
 WORKERS = "workers"  # in it a folder for each worker that joined from elsewhere
 SAID = "said.json"  # in that: what the worker says

@@ -213,12 +213,20 @@ class Materials:
             except RuntimeError:  # `~nobody`
                 continue
             file = asked if asked.is_absolute() else self.study.folder / asked
-            if len(text) < 500 and "\0" not in text and file.is_file():
+            if _is_file(file):
                 found[text] = _digest_of(file)
                 for each in external_files(file) if file.suffix == ".onnx" else ():
                     if each.is_file():
                         found[f"{text} {each.relative_to(file.parent).as_posix()}"] = _digest_of(each)
         return found
+
+
+def _is_file(file: Path) -> bool:
+    """Any text may be asked for: a prompt is too long for a name."""
+    try:
+        return file.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _digest_of(file: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdsearch.engine.recipe_source import Offered
 from kdsearch.engine.setup import Site
+from kdsearch.store.folder import ONCE
 from kdsearch.store.hashing import digest
 from kdsearch.study.view import plain_json
 from kdsearch.training.keys import capabilities
@@ -26,4 +27,4 @@ def teacher_site(materials: Materials, name: str) -> Site:
 
 def kept_in(materials: Materials, key: str) -> Path | None:
     """Where values of `once` are kept for all of the study; None where nothing is."""
-    return None if materials.folder is None else materials.folder / "work" / f"once-{key}"
+    return None if materials.folder is None else materials.folder / "work" / f"{ONCE}-{key}"

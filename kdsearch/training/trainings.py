@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Trainings:
             begins(self._work / request.name)
         order = {
             "address": self._address,
-            "request": request.as_json(),
+            "request": _anywhere(request).as_json(),
             "work": str(self._work.absolute() / request.name),
             "checkpoint_s": tools.checkpoint_s,
         }
@@ -164,6 +165,14 @@ class Trainings:
             self._tools.progress.at(self.done + share - since, f"{name}: loss {loss:.4g}")
 
         return Report(step=moved)
+
+
+def _anywhere(request: Request) -> Request:
+    """With its files where a process of another working directory finds them."""
+    start, uncut = (
+        {role: str(Path(file).absolute()) for role, file in files.items()} for files in (request.start, request.uncut)
+    )
+    return replace(request, start=start, uncut=uncut)
 
 
 def _value(done: Done) -> Mapping[str, Any]:

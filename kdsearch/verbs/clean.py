@@ -11,7 +11,7 @@ from typing import Any
 from kdsearch.errors import StorageError
 from kdsearch.store.artifacts import ABOUT, about_of
 from kdsearch.store.files import remove, storing
-from kdsearch.store.folder import TABLE, WORKERS, events_of, held, last_run
+from kdsearch.store.folder import ONCE, TABLE, WORKERS, events_of, held, last_run
 
 OWN = re.compile(r"\.?[a-z]+-[0-9A-Za-z]{1,64}(\.\d+\.part)?")  # STAGE-KEY, and the same while it is written
 TORN = re.compile(r"\..+\.([0-9a-f]{8}-)?\d+\.part")  # a file or folder while it is written
@@ -21,7 +21,8 @@ def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
     """Remove what the last run does not use; `removed` names each with its bytes.
 
     What has another name than kdsearch gives is left alone, and nothing is looked for behind a symbolic link. So are the rows of
-    `bench table`, which are hours of trainings, and what workers write who wait for a run.
+    `bench table`, which are hours of trainings, what teachers and methods have made once for the study, and what workers write
+    who wait for a run.
 
     Raises:
         BusyError: a process holds the folder.
@@ -33,7 +34,7 @@ def clean_of(folder: Path, dry_run: bool = False) -> dict[str, Any]:
         used = _used(folder) | unfinished
         stale = [
             *(each for each in _own(folder / "artifacts") if each.name not in used),
-            *(each for each in _own(folder / "work") if each.name not in unfinished and not _is_table(each)),
+            *(each for each in _own(folder / "work") if each.name not in unfinished and not _is_kept(each)),
         ]
         gone = {*stale, folder / WORKERS}
         written = (each for each in sorted(folder.rglob(".*.part")) if TORN.fullmatch(each.name))
@@ -89,8 +90,9 @@ def _unfinished(folder: Path) -> set[str]:
     return names
 
 
-def _is_table(work: Path) -> bool:
-    return work.name.startswith(f"{TABLE}-")
+def _is_kept(work: Path) -> bool:
+    """Rows of `bench table`, and what teachers and methods have made once for all of the study."""
+    return work.name.startswith((f"{TABLE}-", f"{ONCE}-"))
 
 
 def _own(folder: Path) -> Iterator[Path]:

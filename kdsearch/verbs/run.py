@@ -178,15 +178,20 @@ def _other_name(text: bytes | None, name: str) -> str:
 
 @contextmanager
 def _leaving_nothing(folder: Path) -> Iterator[None]:
-    """Open the folder; where the user's input proves wrong before any stage is done, a folder made now goes again."""
+    """Open the folder; where the user's input proves wrong before any work is done, a folder made now goes again."""
     was_there = lies(folder, error=ArtifactError)
     open_folder(folder)
     try:
         yield
     except UserError:
-        if not was_there and not (folder / LAST).exists():
+        if not was_there and not (folder / LAST).exists() and not _is_worked_in(folder):
             remove(folder)
         raise
+
+
+def _is_worked_in(folder: Path) -> bool:
+    """Whether anything lies there that a run would go on with: artifacts, answers that were paid for, what a stage was at."""
+    return any(each.is_file() for name in ("artifacts", "texts", "work") for each in (folder / name).rglob("*"))
 
 
 def _relative(base: Path, folder: Path) -> str:

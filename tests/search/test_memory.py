@@ -13,13 +13,15 @@ from kdsearch.errors import TooLargeError
 from kdsearch.kinds import Cost, Model, NoOptions
 from kdsearch.ops import memory
 from kdsearch.ops.memory import free_bytes
-from kdsearch.search.memory import activations, check_pass, check_weights
+from kdsearch.search import memory as search_memory
+from kdsearch.search.memory import activations, check_bytes, check_pass, check_weights
 from kdsearch.search.scoring import Scorer
 from tests.search.search_toy import TOY_IO, Size, ToySpace, ToySpec, ToyTask
 
 
-def free(monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
-    told = psutil.virtual_memory()._replace(available=n_bytes)
+def free(monkeypatch: pytest.MonkeyPatch, n_bytes: int, total: int | None = None) -> None:
+    """So much is free, of `total` that there is; none = all of it."""
+    told = psutil.virtual_memory()._replace(available=n_bytes, total=n_bytes if total is None else total)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: told)
 
 
@@ -80,6 +82,33 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch, 4 * cost.params - 1)
     with pytest.raises(TooLargeError):
         check_weights(Growing(), spec, TOY_IO)
+
+
+def test_what_is_taken_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a candidate's score is no matter of what runs beside it."""
+    waits: list[float] = []
+
+    def others_end(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            free(monkeypatch, 10_000, total=20_000)
+
+    monkeypatch.setattr(search_memory.time, "sleep", others_end)
+    free(monkeypatch, 9_999, total=20_000)
+    check_bytes(10_000, "a network")
+    assert len(waits) == 3
+    waits.clear()
+    free(monkeypatch, 9_999, total=20_000)
+    monkeypatch.setattr(search_memory.time, "sleep", waits.append)
+    with pytest.raises(
+        TooLargeError, match=r"a network would need about .* GiB of memory, in 60 s there were never so many"
+    ):
+        check_bytes(10_000, "a network")
+    assert len(waits) == 60
+    waits.clear()
+    with pytest.raises(TooLargeError, match=r"there are 0\.0$"):
+        check_bytes(20_001, "a network")
+    assert not waits, "it will never fit"
 
 
 def test_a_container_has_less_than_its_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,8 +81,30 @@ def test_a_kill_between_a_trials_end_and_its_state_is_mended(tmp_path: Path) -> 
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:-1]))
     assert not optuna_trials(path)[0].state.is_finished()
-    assert TrialLog(path, "k", ONE).read() == [GIVEN[0]]
-    assert optuna_trials(path)[0].value == 1.5
+    log = TrialLog(path, "k", ONE)
+    assert log.read() == [GIVEN[0]]
+    with log.held():
+        assert optuna_trials(path)[0].value == 1.5
+
+
+def test_who_only_opens_the_trials_ends_none_for_the_one_that_writes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run of the study opens them between a trial's end and its state, in a database that both name."""
+    url = f"sqlite:///{tmp_path / 't.db'}"
+    log = TrialLog(url, "k", ONE)
+    real, others = log._storage.set_trial_state_values, []
+
+    def late(*arguments: object, **named: object) -> object:
+        others.append(TrialLog(url, "k", ONE).read())
+        return real(*arguments, **named)
+
+    with log.held():
+        log.put(replace(GIVEN[0], state="running", losses=(), violations=()))
+        monkeypatch.setattr(log._storage, "set_trial_state_values", late)
+        assert log.put(GIVEN[0])
+    assert others == [[GIVEN[0]]]
+    assert TrialLog(url, "k", ONE).read() == [GIVEN[0]]
 
 
 def optuna_trials(path: Path) -> list[optuna.trial.FrozenTrial]:

@@ -7,9 +7,10 @@ from kdsearch_spaces.cifar_resnet.space import CifarResNetSpace
 
 from kdsearch.builtin.controllers.evolution import Evolution
 from kdsearch.builtin.controllers.surrogate import Surrogate
-from kdsearch.errors import StudyError, UserError
+from kdsearch.errors import PluginError, StudyError, UserError
 from kdsearch.stages import prepare
 from kdsearch.training.tools import Progress
+from kdsearch.verbs.status import status_of
 from tests.stages.tiny import LESS, run_tiny, run_up_to
 
 
@@ -84,6 +85,27 @@ def test_networks_that_cannot_be_built_are_left_out_and_told(fails, said, tmp_pa
     else:
         with pytest.raises(UserError, match=rf"{said}: RuntimeError: no such width"):
             run_tiny(tmp_path, *LESS, teacher)
+
+
+@pytest.mark.parametrize(
+    "kept", ["", "artifacts/teacher-0123abcd/weights.safetensors", "texts/answers.jsonl", "work/x/a.json"]
+)
+def test_what_was_trained_or_paid_for_stays_where_the_input_proves_wrong_later(kept, tmp_path, monkeypatch):
+    """An endpoint that wants money after a thousand answers, a recipe that keeps nothing."""
+
+    def make(materials, inputs, tools, work, out):
+        if kept:
+            (tools.folder / kept).parent.mkdir(parents=True)
+            (tools.folder / kept).write_text("1")
+        raise PluginError("the endpoint answers with status 402")
+
+    monkeypatch.setattr(prepare, "make", make)
+    with pytest.raises(UserError, match="status 402"):
+        run_tiny(tmp_path, *LESS)
+    assert (tmp_path / "study").exists() == bool(kept)
+    if kept:
+        assert (tmp_path / "study" / kept).read_text() == "1"
+        assert "status 402" in status_of(tmp_path / "study")["text"]
 
 
 def test_a_search_of_a_small_space_has_as_much_to_do_as_the_space_holds(tmp_path, monkeypatch):

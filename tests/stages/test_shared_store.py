@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from kdsearch.cli import main
@@ -65,6 +66,48 @@ def test_upload_that_was_cut_is_not_read(tmp_path):
     assert other.get("search", "k") is None
     put(other)
     assert Store(tmp_path / "three", str(place)).get("search", "k") is not None
+
+
+@pytest.mark.parametrize("protocol", ["folder", "memory"])
+def test_of_two_that_leave_the_same_at_once_one_stays_whole(protocol, tmp_path, monkeypatch):
+    """Of unlike processors, so that their bytes differ; the second is done while the first is at it."""
+    place = str(tmp_path / "shared") if protocol == "folder" else f"memory://{tmp_path.name}-both"
+    artifacts = [put(Store(tmp_path / name), name * 9) for name in ("first", "second")]
+    files = LocalFileSystem if protocol == "folder" else MemoryFileSystem
+    sent, send = [], files.put_file
+
+    def slow(self, source, target, **options):
+        send(self, source, target, **options)
+        sent.append(target)
+        if len(sent) == 1:
+            leave(artifacts[1].path, place)
+
+    monkeypatch.setattr(files, "put_file", slow)
+    leave(artifacts[0].path, place)
+    assert len(sent) == 4
+    assert Store(tmp_path / "reader", place).get("search", "k").facts == {"text": "second" * 9}
+    if protocol == "folder":
+        assert [each.name for each in (tmp_path / "shared").iterdir()] == ["search-k"]
+
+
+def test_an_upload_under_way_is_none_to_a_reader(tmp_path, monkeypatch):
+    """The other one was done since this one had looked, and is read while this one sends."""
+    place = str(tmp_path / "shared")
+    artifacts = [put(Store(tmp_path / name)) for name in ("first", "second")]
+    real, seen = LocalFileSystem.put_file, []
+
+    def half(self, source, target, **options):
+        if not seen:
+            with monkeypatch.context() as patch:
+                patch.setattr(LocalFileSystem, "put_file", real)
+                leave(artifacts[1].path, place)
+        Path(target).write_bytes(Path(source).read_bytes()[:3])
+        seen.append(Store(tmp_path / f"reader-{len(seen)}", place).get("search", "k"))
+        real(self, source, target, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", half)
+    leave(artifacts[0].path, place)
+    assert [each.facts for each in seen] == [{"text": "text"}] * 2
 
 
 def test_damaged_copy_in_the_store_is_named_there(tmp_path):

@@ -43,6 +43,13 @@ def test_weights_of_an_onnx_file_that_lie_beside_it_are_in_the_key(tmp_path: Pat
     assert again["t.onnx t.data"] != first["t.onnx t.data"]
 
 
+@pytest.mark.parametrize("text", ["Antworte in einem Satz. " * 12, "\uac00" * 90, "a" * 5000, "a\0b"])
+def test_a_text_that_is_too_long_for_a_name_is_no_file(text: str, tmp_path: Path) -> None:
+    """A prompt of a teacher that writes."""
+    study: Any = SimpleNamespace(study=SimpleNamespace(folder=tmp_path))
+    assert Materials.files_key(study, {"system": text}) == {}
+
+
 def test_a_home_that_nobody_has_is_no_file(tmp_path: Path) -> None:
     study: Any = SimpleNamespace(study=SimpleNamespace(folder=tmp_path))
     assert Materials.files_key(study, "~nobody-of-this-name/weights.bin") == {}

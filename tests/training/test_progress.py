@@ -1,5 +1,6 @@
 """What a person sees where there is no terminal."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -169,6 +170,20 @@ def test_a_training_that_goes_on_has_what_its_checkpoint_holds(tmp_path, tools):
     running = trainings.Trainings(STUDY, tmp_path, PREPARED, {}, tools, trainings.UNLIMITED)
     running.submit(Request("winner-0", "recipe", {}, {}, 4, 1.0), since=0.5)
     assert tools.progress._had == pytest.approx(0.25)
+
+
+def test_its_weights_are_found_from_any_working_directory(tmp_path, tools, monkeypatch):
+    """A process of a Ray cluster stands where the cluster was started."""
+    monkeypatch.chdir(tmp_path)
+    submitted = []
+    tools.executor(None).submit = submitted.append
+    files = {"start": {"student": "work/cut.safetensors"}, "uncut": {"student": "work/uncut.safetensors"}}
+    running = trainings.Trainings(STUDY, Path("work"), PREPARED, {}, tools, trainings.UNLIMITED)
+    running.submit(Request("recovery", "recover", {}, {}, 4, **files))
+    (job,) = submitted
+    for name, each in files.items():
+        assert job.arguments["request"][name] == {"student": str(tmp_path / each["student"])}
+    assert job.arguments["work"] == str(tmp_path / "work" / "recovery")
 
 
 def test_what_was_trained_before_counts_once(tmp_path, tools):

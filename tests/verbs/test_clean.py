@@ -62,11 +62,12 @@ def test_what_is_not_used_goes_and_what_others_put_there_stays(study: Path) -> N
     assert files(study / "work") == ["my notes.txt"]
 
 
-def test_rows_of_a_table_stay_and_so_does_what_workers_write(study: Path) -> None:
+def test_rows_of_a_table_stay_and_so_does_what_workers_write_and_what_was_made_once(study: Path) -> None:
     kept = (
         "work/table-0123abcd/rows.jsonl",
         "work/table-0123abcd/kd-1-0/phase.pt",
         "workers/0123456789ab/.said.json.7.part",
+        "work/once-0123abcd/once-89abcdef.json",
     )
     for name in kept:
         (study / name).parent.mkdir(parents=True, exist_ok=True)
