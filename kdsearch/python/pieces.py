@@ -111,6 +111,8 @@ class Distillation(nn.Module):
             raise StudyError("two distillers have one name", path="distillers", fix="Give one of them a 'name'.")
         taps: dict[str, list[str]] = {}
         for name, each in made.items():
+            if "." in name:  # weights call its terms `name.term`
+                raise StudyError(f"the name '{name}'", path="distillers", expected="letters, digits, '_' and '-'")
             if type(each).prepare is not Distiller.prepare:
                 raise PluginError(f"distiller '{name}' prepares itself on a study's data", expected="one that does not")
             check_said(each, name)

@@ -50,7 +50,7 @@ READS = (
     ),
 )
 DRAWS = 12  # files measured for each network that is drawn to compare with
-RULE = 13  # by which the winner is chosen; one of another rule is made anew
+RULE = 14  # by which the winner is chosen; one of another rule is made anew
 
 
 def further(materials: Materials) -> dict[str, Any]:
@@ -64,7 +64,8 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     choice = chosen(materials, inputs["prepare"], inputs["refine"])
     ranked = {f"winner-{i}": each for i, each in enumerate(beginning(materials, choice))}
     n = min(section.winners, len(ranked))
-    epochs = final_epochs(materials.study, inputs["refine"].facts["epochs"], n, len(ranked) - n)
+    refined = inputs["refine"].facts
+    epochs = final_epochs(materials.study, refined["trials"], refined["epochs"], n, len(ranked) - n)
     begun = {
         name: Request(name, "recipe", each.trial["specs"], each.trial["values"], epochs)
         for name, each in ranked.items()

@@ -143,6 +143,7 @@ def table_of(
     known = {
         row["owner"]: row for line in read_lines(file) if (row := unsealed(line, file))["owner"] in owners
     }  # another length or recipe has another owner
+    known = {owner: row for owner, row in known.items() if not row["error"]}  # those are tried anew
     tools.progress.had(len(known))
     for owner, row in _ended(materials, owners, known, work, prepared, teachers, tools):
         append_line(file, sealed(row))

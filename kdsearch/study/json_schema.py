@@ -76,13 +76,17 @@ def study_schema(host: Host) -> Json:
     alone |= {f"Use_{kind}": _names(host, kind) for kind in _PLACES.values()}
     alone["Student"] = {"anyOf": defs["Student"]["properties"]["space"]["anyOf"]}
     alone["Schedule"] = {"enum": defs["Schedule"]["properties"]["kind"]["enum"]}
+    alone["Compress"] = {
+        "type": "array",
+        "items": {"$ref": "#/$defs/CompressStep"},
+    }  # a list alone is that of its steps
     schema = _or_name(schema, alone)
     _proxy(schema["$defs"]["Search"]["properties"]["proxy"])
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "kdsearch study"}
 
 
 def _or_name(schema: Any, alone: Mapping[str, Json]) -> Any:
-    """Wherever one of these sections may stand, its capability's name alone may too."""
+    """Wherever one of these sections may stand, its short form may too: mostly its capability's name alone."""
     if isinstance(schema, list):
         return [_or_name(each, alone) for each in schema]
     if not isinstance(schema, dict):

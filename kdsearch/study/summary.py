@@ -71,20 +71,21 @@ def different(study: Study, spaces: Mapping[str, SearchSpace[Any]], recipe: Reci
     return networks * (math.prod(size for size in sizes if size is not None) + plain)
 
 
-def budget(study: Study) -> int:
-    """Epochs of all trials, finalists and winners together, at most."""
-    return sum(each["count"] * each["epochs"] for each in _chosen_from(study))
+def budget(study: Study, most: int | None = None) -> int:
+    """Epochs of all trials, finalists and winners together, at most. most: trials that there are to try; None = enough."""
+    return sum(each["count"] * each["epochs"] for each in _chosen_from(study, most))
 
 
-def final_epochs(study: Study, spent: int, winners: int, others: int) -> int:
+def final_epochs(study: Study, trials: int, spent: int, winners: int, others: int) -> int:
     """Of each winner's training: `distill.epochs`, and what is left of the budget, up to half as many.
 
-    spent: epochs of all trials. others: finalists that begin beside the winners, and stop at RUNG.
+    trials: that there were; those that there are not leave nothing. spent: their epochs. others: finalists that begin beside the
+    winners, and stop at RUNG.
     """
     distill = study.config.distill
     if not distill.leftover:
         return distill.epochs
-    left = budget(study) - spent
+    left = budget(study, trials) - spent
     lengths = range(_longest(study), distill.epochs, -1)
     return next((n for n in lengths if winners * n + others * math.ceil(RUNG * n) <= left), distill.epochs)
 
@@ -131,7 +132,7 @@ def trainings(study: Study, controls: Sequence[str] | None = None, most: int | N
     config = study.config
     alone = not left_out(study)
     distill, found = config.distill, _chosen_from(study, most)
-    spent = min(sum(each["count"] * each.get("up_to", each["epochs"]) for each in found), budget(study))
+    spent = min(sum(each["count"] * each.get("up_to", each["epochs"]) for each in found), budget(study, most))
     asked = [each for each in distill.controls if each != "no_search"] if alone else []
     for control in asked if controls is None else controls:
         found.append({"stage": "distill", "what": control, "count": 1, "epochs": distill.epochs, **_up_to(study)})

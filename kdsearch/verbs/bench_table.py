@@ -11,6 +11,7 @@ from kdsearch.errors import StudyError, nearest, one_of
 from kdsearch.host import Host
 from kdsearch.search.agreement import kendall_tau
 from kdsearch.store.files import write_bytes
+from kdsearch.study.check import student_space
 from kdsearch.study.reading import load_study
 from kdsearch.verbs.run import at_work, command
 
@@ -51,6 +52,10 @@ def bench_table(
     study = load_study(file, host, allow_code, sets, seed)
     if len(study.students) > 1:
         raise StudyError(f"{len(study.students)} students", file=file, path="students", expected="one, which varies")
+    size = student_space(study, host, "student").size()
+    if size is not None and size < 2:
+        path = f"{study.path_of_student('student')}.spec"
+        raise study.error("the space holds one architecture", path, expected="two or more")
     asked = Asked(n, epochs or study.config.distill.epochs, seeds, tuple(dict.fromkeys(kinds)) or tuple(KINDS))
     folder = dir if dir is not None else Path(file).parent / f"{Path(file).stem}-table"
     options = {"--n": n, "--epochs": epochs, "--seeds": seeds, "--kinds": ",".join(kinds) or None, "--out": out}
@@ -76,14 +81,18 @@ def bench_table(
         "table": str(target),
         "objective": materials.objective,
         "direction": metric.direction,
-        "architectures": len(students) - len(notes),
+        "architectures": len(students) - len(notes),  # those of which a training failed are the notes
         "epochs": asked.epochs,
         "seeds": seeds,
         "kinds": {kind: _agreement(rows, kind, students, metric.direction) for kind in asked.kinds},
         "again": again,
-        "notes": notes,
+        "notes": [*notes, *_short(len(students), asked.n)],
     }
     return {**found, "text": _text(found)}
+
+
+def _short(found: int, asked: int) -> list[str]:
+    return [f"{found} architectures, not {asked}: the space holds no more within the limits"] if found < asked else []
 
 
 def _agreement(rows: Sequence[Mapping[str, Any]], kind: str, students: Sequence[Any], direction: str) -> dict[str, Any]:

@@ -156,6 +156,7 @@ def test_a_class_of_ones_own_is_told_of_steps_and_clock():
     [
         (["kdd"], PluginError, "unknown distiller 'kdd'; did you mean 'kd'"),
         (["kd", "kd"], StudyError, "two distillers have one name"),
+        ([{"use": "kd", "name": "a.b"}], StudyError, "distillers: the name 'a.b'. Expected letters"),
         ("kd", StudyError, "distillers: got 'kd'. Expected a list"),
         ([{"use": "kd", "options": {"temprature": 1}}], StudyError, "temprature.*did you mean 'temperature'"),
         ([{"name": "kd"}], StudyError, "distiller: got"),

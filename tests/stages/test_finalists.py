@@ -433,11 +433,21 @@ def test_what_trials_leave_of_the_budget_goes_to_the_winners(sets, spent, others
     sets = ("distill.leftover=true", "refine.trials=8", "refine.epochs=2", "distill.epochs=30", *sets)
     study = load_study(write_study(tmp_path), Host.load(), sets=sets)
     winners = study.config.distill.winners
-    epochs = final_epochs(study, spent, winners, others)
+    epochs = final_epochs(study, study.config.refine.trials, spent, winners, others)
     assert epochs == expected
     assert expected == study.config.distill.epochs or spent + winners * epochs + others * math.ceil(
         epochs * RUNG
     ) <= budget(study)
+
+
+@pytest.mark.parametrize(
+    ("trials", "spent", "others", "expected"), [(1, 2, 0, 30), (2, 4, 1, 30), (2, 3, 1, 31), (2, 2, 1, 32)]
+)
+def test_trials_that_there_are_not_leave_nothing(trials, spent, others, expected, tmp_path):
+    """One network with one recipe is one trial, whatever `refine.trials` says."""
+    sets = ("distill.leftover=true", "refine.trials=8", "refine.epochs=2", "distill.epochs=30")
+    study = load_study(write_study(tmp_path), Host.load(), sets=sets)
+    assert final_epochs(study, trials, spent, 1, others) == expected
 
 
 def test_trials_that_were_stopped_lengthen_all_trainings_at_full_length(tmp_path):

@@ -111,6 +111,23 @@ def test_a_wrong_name_alone_is_named(line, validator, host, tmp_path):
     assert caught.value.line == 8
 
 
+@pytest.mark.parametrize(
+    ("text", "is_right"),
+    [
+        ("compress: [{prune: channels}, {sparsify: magnitude}]", True),
+        ("compress: {steps: [{prune: channels}], quantize: [int8]}", True),
+        ("compress: [{prune: chanels}]", False),
+        ("compress: [channels]", False),
+    ],
+)
+def test_a_list_alone_is_that_of_steps(text, is_right, validator, host, tmp_path):
+    file = tmp_path / "names.yaml"
+    file.write_text("\n".join([each for each in NAMES.splitlines() if not each.startswith("compress")] + [text]) + "\n")
+    assert bool(complaints(validator, file)) != is_right
+    if is_right:
+        assert load_study(file, host).config.compress.steps
+
+
 @pytest.mark.parametrize("name", ["study.yaml", "my study!.yaml", ".yaml", "über"])
 def test_the_template_names_itself_and_its_schema(name, tmp_path):
     text = study_text(name, "x.schema.json")

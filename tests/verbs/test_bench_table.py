@@ -18,6 +18,7 @@ from kdsearch.store.artifacts import Store
 from kdsearch.store.files import read_lines
 from kdsearch.study import load_study
 from kdsearch.training.materials import open_materials
+from kdsearch.training.trainings import Trainings
 from kdsearch.verbs import commands
 from kdsearch.verbs.bench_table import _agreement
 from tests.stages.tiny import TEXT, write_study
@@ -176,6 +177,37 @@ def test_larger_ones_that_are_better_agree_whichever_way_is_better():
         assert (found(way, values)["tau_of_params"], found(way, values)["tau_of_validation"]) == (1.0, 1.0)
 
 
+def test_one_that_failed_is_tried_anew(whole, tmp_path, capsys, monkeypatch):
+    """Its process was killed; the same command goes on, and a space of fewer architectures than were asked for is said to be."""
+    ended, lost = Trainings.ended, []
+
+    def losing(self):
+        found = ended(self)
+        for name in [*found][: 1 - len(lost)]:
+            lost.append(name)
+            found[name] = "killed by signal 9"
+        return found
+
+    monkeypatch.setattr(Trainings, "ended", losing)
+    spec = "student.spec={depths: {choices: [1, 2]}, widths: [4, 4, 8]}"
+    words = ("--n", 9, "--epochs", 1, "--kinds", "kd", "--set", spec)
+    file = write_study(tmp_path)
+    code, out, _ = run(capsys, file, *words, "--json")
+    assert (code, len(lost)) == (0, 1), out
+    assert [each.partition(":")[0] for each in json.loads(out)["notes"]] == ["left out", "8 architectures, not 9"]
+    assert json.loads(out)["architectures"] == 7
+    began, submit = [], Trainings.submit
+
+    def watched(self, request, *more):
+        began.append(request.name)
+        submit(self, request, *more)
+
+    monkeypatch.setattr(Trainings, "submit", watched)
+    code, out, _ = run(capsys, file, *words, "--json")
+    assert (code, began) == (0, lost)
+    assert json.loads(out)["architectures"] == 8
+
+
 def test_one_that_fails_is_left_out_and_said(whole):
     students = [table.Student(name, name, {}, {"params": 1.0}) for name in "abc"]
     good = {"kind": "kd", "seed": 0, "error": "", "val": 0.5, "test": 0.25, "epochs": [0.5]}
@@ -192,6 +224,10 @@ def test_one_that_fails_is_left_out_and_said(whole):
         (("--n", 3, "--kinds", "kdd"), "--kinds: 'kdd'; did you mean 'kd'?"),
         (("--n", 1), "--n"),
         (("--n", 3, "--set", "constraints.params=10"), "architectures keep the constraints"),
+        (
+            ("--n", 3, "--set", "student.spec={depths: [1, 1, 1], widths: [4, 4, 8]}"),
+            "student.spec: the space holds one architecture. Expected two or more",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(words, message, tmp_path, capsys):
