@@ -330,6 +330,12 @@ def most_kept(materials: Materials, role: str) -> int:
     return materials.study.config.search.keep or (MEASURED if is_measured else MOST)
 
 
+def measured(materials: Materials) -> int:
+    """How many architectures' files are written at least, where limits are of files."""
+    n, roles = materials.study.config.search.candidates, materials.ships if needs_file(materials) else ()
+    return sum(min(most_kept(materials, role), summary.scored(n, materials.spaces[role].size())) for role in roles)
+
+
 def few_offered(materials: Materials) -> list[str]:
     """Where `refine` has more trials than networks to choose from, and the study does not say how many these are: so."""
     section, trials = materials.study.config.search, materials.study.config.refine.trials

@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Generator
 
-from kdsearch.engine.cache import Live
-from kdsearch.engine.loop import placed
-from kdsearch.engine.precision import Precision
 from kdsearch.host import Host
 from kdsearch.kinds import Model, SearchSpace
-from kdsearch.ops.threads import cpu_threads
 from kdsearch.report.values import about
-from kdsearch.search.candidates import GENERATION, REFERENCE
 from kdsearch.search.scoring import by_formula
-from kdsearch.stages.costs import needs_file, violations
+from kdsearch.stages.costs import violations
 from kdsearch.stages.distill import controls_of
 from kdsearch.stages.prepare import CACHE_BYTES, has_tap, is_cached
 from kdsearch.stages.products import has_own_product
 from kdsearch.stages.recipes import counted
-from kdsearch.stages.search import check, most_kept, scorer_of
-from kdsearch.stages.weightings import are_scored, worth_in_steps
 from kdsearch.store.hashing import stream
-from kdsearch.study.names import proxies
 from kdsearch.study.rules import bare
 from kdsearch.study.study import Study
-from kdsearch.study.summary import different, scored, summary, trainings
+from kdsearch.study.summary import different, summary, trainings
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import live_teacher
 from kdsearch.training.text_teachers import has_network
 from kdsearch.verbs.preflight import doubts, looked_at, notes_of
+from kdsearch.verbs.timing import seconds_of
 
 DRAWN = 200  # candidates that the middling one is chosen from
-STEPS = 3  # measured after one to warm up
 NOUNS = {
     "trials": ("trial", "trials"),
     "finalists": ("other finalist", "other finalists"),
@@ -44,7 +34,6 @@ NOUNS = {
     "compare": ("student to compare with", "students to compare with"),
     "recovery": ("recovery", "recoveries"),
 }
-EXPORT_S = 3.0  # of one graph; it hardly depends on the network
 TRAINED = 2  # copies of its weights that a training leaves: of its last phase, and of the end
 RECOVERED = 4  # of a step of compression: what it started from and what came of it, in its own artifact and the stage's
 PAGE_BYTES = 900_000  # mostly what draws the figures; the artifact's and `report/`
@@ -56,8 +45,6 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     rng = stream(materials.seed, "plan")
     specs = {role: _middling(materials, space, rng) for role, space in materials.spaces.items()}
     students = {role: materials.build_student(role, each.model_dump(mode="json"), 0) for role, each in specs.items()}
-    with cpu_threads(study.config.run.threads_per_trial):
-        seconds = _seconds(materials, specs, students)
     samples = _samples(materials)
     found = {
         **summary(study, host, controls_of(materials)),
@@ -66,10 +53,9 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
         "notes": notes_of(materials),
     }
     disk = _disk(materials, students)
-    workers = study.config.run.workers
-    most = _at_once(study, found["trainings"])
-    parallel = {name: value / min(workers, most.get(name, 1)) for name, value in seconds.items()}
-    total = sum(parallel.values())
+    workers, graphs = study.config.run.workers, _written(materials, students)
+    seconds = seconds_of(materials, specs, students, _trainings(materials), graphs, workers)
+    total = sum(seconds.values())
     lines = [
         f"{study.config.name}: {found['candidates']:,} candidates scored, {sum(t['count'] for t in found['trainings'])} trainings"
     ]
@@ -79,14 +65,14 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
     recipes = counted(materials)
     lines += [f"  {'recipe':8} {each['use']}: {_records(each['records'])}" for each in recipes]
     lines += [f"  {each['stage']:8} {in_words(each)}" for each in found["trainings"]]
-    lines += [f"  {name:8} {about(value)}" for name, value in parallel.items()]
+    lines += [f"  {name:8} {about(value)}" for name, value in seconds.items()]
     space = f"{disk / 1e6:,.0f} MB" if disk >= 1e6 else "less than 1 MB"
     lines.append(f"in all {about(total)} with {workers} worker{'s' if workers > 1 else ''}, {space} on disk")
-    lines.append("(a few steps of a middling candidate and the teacher, timed here and now)")
+    lines.append("(a few steps of a middling candidate and of the teachers, timed here and now)")
     return {
         **found,
         "recipes": recipes,
-        "seconds": parallel,
+        "seconds": seconds,
         "total_seconds": total,
         "disk_bytes": disk,
         "text": "\n".join(lines),
@@ -96,12 +82,6 @@ def plan_of(study: Study, host: Host) -> dict[str, Any]:
 def _trainings(materials: Materials) -> list[dict[str, Any]]:
     most = different(materials.study, materials.spaces, materials.recipe)
     return trainings(materials.study, controls_of(materials), most)
-
-
-def _at_once(study: Study, trainings: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Stage -> how many of its pieces run at once where there are workers for all; of the others one after another."""
-    n = {stage: sum(each["count"] for each in trainings if each["stage"] == stage) for stage in ("refine", "distill")}
-    return {"search": GENERATION, "refine": min(study.config.refine.generation, n["refine"]), "distill": n["distill"]}
 
 
 def in_words(row: Mapping[str, Any]) -> str:
@@ -155,61 +135,6 @@ def _in_words(materials: Materials, samples: Mapping[str, Mapping[str, int]]) ->
     return [head, *rows]
 
 
-def _step_seconds(materials: Materials, model: Model, batch_size: int, teacher: Live | None = None) -> float:
-    """One training step of a model on real samples, as the engine places and casts them; of a teacher as its view feeds it."""
-    split = materials.data.split("train")
-    batch = split.load(list(range(min(batch_size, len(split.ids))))).to(materials.torch_device)
-    batch = materials.task.prepare(batch, stream(materials.seed, "plan"))
-    batch = batch if teacher is None else teacher.fed(batch)
-    module = placed(model.module, materials.torch_device).train()
-    precision = Precision(materials.device.precision, materials.device.accelerator)
-    times = []
-    for _ in range(1 + STEPS):
-        began = time.perf_counter()
-        with precision.autocast():
-            answers = [each for each in materials.task.call(model, batch).values() if each.requires_grad]
-        if answers:
-            torch.autograd.backward([each.float().square().mean() for each in answers])
-        module.zero_grad(set_to_none=True)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
-
-
-def _seconds(materials: Materials, specs: Mapping[str, Any], students: Mapping[str, Model]) -> dict[str, float]:
-    check(materials)
-    config = materials.study.config
-    n_train = len(materials.data.split("train").ids)
-    seconds = {"prepare": 0.0}
-    for name, use in materials.study.teachers.items():
-        live = materials.study.live_object(materials.study.path_of_teacher(name))
-        capability = None if live is not None else materials.make("teacher", use, materials.study.path_of_teacher(name))
-        if capability is not None and capability.training is not None:
-            training = capability.training
-            size = min(training.batch_size, n_train)
-            opened = live_teacher(materials, name)
-            with cpu_threads(training.threads or config.run.threads_per_trial):
-                step = _step_seconds(materials, opened.model, size, opened)
-            seconds["prepare"] += training.epochs * n_train / size * step
-    role, spec = next(iter(specs.items()))
-    scorer = scorer_of(materials, role)
-    scorer.score(spec)
-    began = time.perf_counter()
-    scorer.score(spec)
-    reference = REFERENCE if len(proxies(materials.study)) > 1 else 0
-    seconds["search"] = (time.perf_counter() - began) * _scored(materials, reference) + EXPORT_S * _measured(materials)
-    recipe = materials.recipe.at(materials.recipe.default())
-    size = min(recipe.train.batch_size, n_train)
-    step = _step_seconds(materials, students[role], size)
-    epoch = n_train / size * step
-    rows = _trainings(materials)
-    for stage in ("refine", "distill", "compress"):
-        seconds[stage] = sum(each["count"] * each["epochs"] for each in rows if each["stage"] == stage) * epoch
-    if are_scored(materials):
-        seconds["refine"] += worth_in_steps(materials.recipe) * step
-    seconds["export"] = EXPORT_S * _written(materials, students)
-    return seconds
-
-
 def _written(materials: Materials, students: Mapping[str, Model]) -> int:
     """Graphs that the export stage writes: of each student that ships in fp32 and each format, of each teacher for its latency."""
     section = materials.study.config.export
@@ -218,19 +143,6 @@ def _written(materials: Materials, students: Mapping[str, Model]) -> int:
         graphs = sum(len(materials.task.product(students[role], materials.io).graphs) for role in materials.ships)
     teachers = sum(has_network(materials, name) for name in materials.study.teachers)
     return graphs * len({f"{bare(section.exporter.use)}-fp32", *section.formats}) + teachers
-
-
-def _measured(materials: Materials) -> int:
-    """How many architectures' files the search writes at least, where limits are of files."""
-    n, roles = materials.study.config.search.candidates, materials.ships if needs_file(materials) else ()
-    return sum(min(most_kept(materials, role), scored(n, materials.spaces[role].size())) for role in roles)
-
-
-def _scored(materials: Materials, reference: int) -> int:
-    """How many architectures the search scores, of all roles."""
-    n = materials.study.config.search.candidates
-    sizes = [space.size() for space in materials.spaces.values()]
-    return sum(scored(n, size) + scored(reference, size) for size in sizes)
 
 
 def _middling(materials: Materials, space: SearchSpace[Any], rng: Generator) -> Any:

@@ -13,7 +13,7 @@ from kdsearch.study import load_study
 from kdsearch.study.summary import summary, trainings
 from kdsearch.training.materials import open_materials
 from kdsearch.verbs import plan
-from kdsearch.verbs.plan import _measured, in_words, plan_of
+from kdsearch.verbs.plan import in_words, plan_of
 from kdsearch.verbs.preflight import looked_at
 from tests.stages.tiny import LESS, write_study
 
@@ -261,7 +261,7 @@ def test_files_that_limits_need_are_counted(tmp_path, sets, files):
     materials = looked_at(
         load_study(write_study(tmp_path), Host.load(), sets=(*less, "search.keep=null", *sets)), Host.load()
     )
-    assert _measured(materials) == files
+    assert search.measured(materials) == files
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_trials_that_have_few_networks_to_choose_from_are_told(tmp_path, sets, s
 
 
 def test_their_time_is_the_searchs(tmp_path, monkeypatch):
-    monkeypatch.setattr("kdsearch.verbs.plan.EXPORT_S", 1e6)  # beside which nothing else counts
+    monkeypatch.setattr("kdsearch.verbs.timing.EXPORT_S", 1e6)  # beside which nothing else counts
     study = load_study(write_study(tmp_path), Host.load(), sets=(*LESS, "constraints.onnx_bytes=90000"))
     assert plan_of(study, Host.load())["seconds"]["search"] // 1e6 == 2  # candidates go on
 
