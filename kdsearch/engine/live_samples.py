@@ -16,6 +16,9 @@ from kdsearch.engine.live_targets import TASKS, as_target
 from kdsearch.errors import DataError, KdsearchError, told
 from kdsearch.kinds import HIDDEN
 
+WHITE = {torch.uint8: 255.0, torch.uint16: 65_535.0}  # of an image's pixels
+NARROW = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.uint32)
+
 
 class Samples(Protocol):
     """Named tensors of one sample at a time. `target`: the field that is learned, as a batch has it (see `live_targets`)."""
@@ -154,7 +157,8 @@ def _check_finite(name: str, values: Tensor, index: Sequence[int], split: str) -
 
 
 def _pixels(name: str, values: Tensor) -> Tensor:
-    """Images (B, C, H, W), bytes as fractions; class indices (B,) as int64; floats of any width as float32; else as they are.
+    """Images (B, C, H, W), bytes and 16 bits as fractions; class indices (B,) and token ids as int64; floats of any width as
+    float32; else as they are.
 
     Raises:
         DataError: images of bytes as (H, W, C).
@@ -163,10 +167,12 @@ def _pixels(name: str, values: Tensor) -> Tensor:
         if values.dtype == torch.uint8 and values.ndim == 4 and values.shape[3] in (3, 4) and values.shape[1] > 4:
             shape = tuple(values.shape[1:])
             raise DataError(f"'image' of shape {shape}", expected="(C, H, W)", fix="Give image.transpose(2, 0, 1).")
-        values = values.float() / 255 if values.dtype == torch.uint8 else values
+        values = values.float() / WHITE[values.dtype] if values.dtype in WHITE else values
         values = values[:, None] if values.ndim == 3 else values
     if values.is_floating_point():
         values = values.float()
+    if name == "tokens" and values.dtype in NARROW:  # few operations know them
+        values = values.long()
     if name == "label" and not values.dtype.is_floating_point and values.dtype != torch.bool:
         values = values.long()
         values = values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values

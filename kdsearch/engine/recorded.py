@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,13 @@ from kdsearch.engine.conduct import Conduct
 from kdsearch.engine.feeds import in_order
 from kdsearch.engine.forgetting import Classes, by_classes
 from kdsearch.engine.of_classes import split_of
+from kdsearch.engine.setup import LiveSetup
+from kdsearch.engine.step import LiveStep
 from kdsearch.engine.steps import Steps
 from kdsearch.engine.terms import with_prefix
 from kdsearch.errors import PluginError, TrialError
-from kdsearch.kinds import HIDDEN, Phase
+from kdsearch.kinds import HIDDEN, Batch, Phase
+from kdsearch.kinds.targets import unknown
 
 TASK = "task"  # the term that is the task's own loss
 
@@ -92,15 +95,36 @@ def validation(steps: Steps, held: Mapping[str, nn.Module], epoch: int, scales: 
     buffers = [(buffer, buffer.clone()) for module in held.values() for buffer in module.buffers()]
     sums, counts = dict[tuple[int, str], float](), dict[tuple[int, str], int]()
     for index, batch in enumerate(in_order(split_of(steps.setup, steps.feed, "val"), steps.feed.batch_size)):
-        step = steps.live(epoch, steps.lengths[epoch] + index, batch, progress=(epoch + 1) / steps.phase.epochs)
-        truth = step.truth()
-        known = len(batch) if truth is None else int((truth != HIDDEN).sum())
-        with torch.no_grad():
-            for at, (_, turn) in enumerate(steps.turns(step, scales)):
-                for name, value in turn.weighted:
-                    n = known if name == TASK else len(batch)
-                    sums[at, name] = sums.get((at, name), 0.0) + n * value
-                    counts[at, name] = counts.get((at, name), 0) + n
+
+        def live(batch: Batch = batch, at: int = steps.lengths[epoch] + index) -> LiveStep:
+            return steps.live(epoch, at, batch, progress=(epoch + 1) / steps.phase.epochs)
+
+        known = _known(steps.setup, live())
+        for at, terms in enumerate(_terms(steps, live, scales)):
+            for name, value in terms:
+                n = known if name == TASK else len(batch)
+                sums[at, name] = sums.get((at, name), 0.0) + n * value
+                counts[at, name] = counts.get((at, name), 0) + n
     for buffer, saved in buffers:
         buffer.copy_(saved)
     return sum(value / max(counts[each], 1) for each, value in sums.items())
+
+
+def _known(setup: LiveSetup, step: LiveStep) -> int:
+    """Known targets of a batch; all samples of a task without any."""
+    if (truth := step.truth()) is not None:
+        return int((truth != HIDDEN).sum())
+    targets = [each.name for each in setup.task.targets(setup.data.fields) if each.name in step.batch]
+    return sum(int((~unknown(step.batch[name])).sum()) for name in targets) if targets else len(step.batch)
+
+
+def _terms(
+    steps: Steps, live: Callable[[], LiveStep], scales: Mapping[str, float]
+) -> list[Sequence[tuple[str, float]]]:
+    """What each yield of the phase's step is summed of. A loss that differentiates inside is computed along a graph."""
+    try:
+        with torch.no_grad():
+            return [turn.weighted for _, turn in steps.turns(live(), scales)]
+    except RuntimeError:
+        with torch.enable_grad():
+            return [turn.weighted for _, turn in steps.turns(live(), scales)]

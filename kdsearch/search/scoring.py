@@ -234,10 +234,12 @@ class Scorer:
                 if proxy not in fitted:
                     continue
                 models = self._built(specs, proxy.init)  # its own: what one changes, none else sees
-                probe = self._probe(proxy.init)
+                probe, asked = self._probe(proxy.init), _asked(name, proxy)
                 probe.release()
                 try:
                     proxy.fit(models, probe)
+                    if _asked(name, proxy) != asked:  # it does with other taps from here on
+                        del self._probes[proxy.init]
                 except UserError as error:
                     if self.ranks:
                         raise error.at(path=f"proxy {name}") from error.__cause__

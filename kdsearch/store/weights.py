@@ -88,10 +88,10 @@ def alone(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
 def load_into(module: nn.Module, tensors: Mapping[str, Tensor], file: object) -> None:
     """Copy `tensors` into the module. Raise ArtifactError naming the first missing, unexpected or misshapen ones.
 
-    The prefix `module.` of parallel training is dropped, and counters of batch norms may be missing.
+    The prefix `module.` of parallel training is dropped, unless it is the module's own, and counters of batch norms may be missing.
     """
-    tensors = alone(tensors)
     own = module.state_dict()
+    tensors = tensors if own.keys() & tensors.keys() else alone(tensors)
     missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in tensors if name not in own]
     misshapen = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]

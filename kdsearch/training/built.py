@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from kdsearch.engine.setup import LiveSetup
+from kdsearch.errors import UserError
 from kdsearch.kinds import Model, Procedure
 from kdsearch.store.weights import write
 
@@ -47,5 +48,10 @@ class Built:
 
 
 def structure(module: nn.Module) -> Structure:
-    """Name -> shape of every tensor of its state."""
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    """Name -> shape of every tensor of its state. Raise UserError where that holds anything else."""
+    state = module.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            problem = f"'{name}' of the network's state is a {type(value).__name__}"
+            raise UserError(problem, expected="tensors alone: no file of weights holds what get_extra_state gives")
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}

@@ -109,6 +109,16 @@ class TestColumns(Same):
         return Wrapped(from_torch((images, np.arange(30) % 4)))
 
 
+def test_sixteen_bits_become_fractions_and_narrow_token_ids_wide():
+    pixels = np.array([0, 257, 65_535, 13_107], np.uint16).reshape(1, 2, 2).repeat(3, 0)
+    batch = from_torch({"image": pixels, "label": [0, 1, 0]}).split("train").load([0])
+    assert batch["image"].flatten().tolist() == pytest.approx([0, 1 / 255, 1, 0.2])
+    for dtype in (np.uint8, np.int16, np.uint16, np.int64):
+        tokens = np.arange(12, dtype=dtype).reshape(3, 4)
+        loaded = from_torch({"tokens": tokens, "label": [0, 1, 0]}).split("train").load([1, 2])["tokens"]
+        assert (loaded.dtype, loaded.tolist()) == (torch.int64, tokens[1:].tolist())
+
+
 def test_uint8_and_pictures_become_fractions_floats_stay():
     pixels = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 4, 4)
     batch = from_torch((pixels, [0, 1])).split("train").load([1])

@@ -493,3 +493,28 @@ def test_being_asked_to_stop_says_nothing_of_a_candidate(monkeypatch: pytest.Mon
     monkeypatch.setattr(ToySpace, "build", build)
     with pytest.raises(InterruptedRun):
         toy_scorer(["energy"]).score(SPECS[0])
+
+
+class Lower(Proxy[NoOptions]):
+    """Reads a tap that these networks lack, unless it has been fitted: then it does without."""
+
+    def __init__(self, options: NoOptions) -> None:
+        super().__init__(options)
+        self.asked = ("penultimate",)
+
+    def taps(self) -> Sequence[str]:
+        return self.asked
+
+    def fit(self, sample: Sequence[Model], probe: Probe) -> None:
+        self.asked, self.note = (), "without it"
+
+    def score(self, student: Model, probe: Probe) -> float:
+        return 1.0
+
+
+def test_a_proxy_may_do_with_other_taps_once_it_is_fitted() -> None:
+    """As `diswot` does with stages alone where a network has no classifier of vectors."""
+    scorer = Scorer(ToySpace(), TOY_IO, ToyTask(NoOptions()), {"lower": Lower(NoOptions())}, batch_size=8)
+    row = scorer.score({"width": 2, "depth": 3})
+    assert (row.scores, row.errors) == ({"lower": 1.0}, {})
+    assert scorer.notes == {"lower": "without it"}

@@ -194,6 +194,15 @@ def test_other_networks_are_named_with_shapes():
     assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())
 
 
+@pytest.mark.parametrize("stored", ["own", "parallel"])
+def test_a_network_whose_parts_all_lie_under_module_has_its_own_names(stored):
+    """Of torch's DataParallel, or a wrapper of one's own; trained in parallel it has the prefix twice."""
+    source, target = (nn.DataParallel(small()) for _ in range(2))
+    tensors = {("module." if stored == "parallel" else "") + name: each for name, each in source.state_dict().items()}
+    weights.load_into(target, tensors, "net.pt")
+    assert all(torch.equal(each, target.state_dict()[name]) for name, each in source.state_dict().items())
+
+
 def test_a_shape_alone_is_enough_to_refuse():
     tensors = {**small().state_dict(), "3.bias": torch.zeros(1)}  # torch would spread it over both outputs
     with pytest.raises(ArtifactError, match=r"other shape: 3\.bias \(1, not 2\)"):
