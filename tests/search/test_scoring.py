@@ -500,7 +500,7 @@ class Lower(Proxy[NoOptions]):
 
     def __init__(self, options: NoOptions) -> None:
         super().__init__(options)
-        self.asked = ("penultimate",)
+        self.asked = ("stage[7]",)
 
     def taps(self) -> Sequence[str]:
         return self.asked
@@ -509,7 +509,7 @@ class Lower(Proxy[NoOptions]):
         self.asked, self.note = (), "without it"
 
     def score(self, student: Model, probe: Probe) -> float:
-        return 1.0
+        return float(probe.run(student)["logits"].isfinite().all())
 
 
 def test_a_proxy_may_do_with_other_taps_once_it_is_fitted() -> None:
