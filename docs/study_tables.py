@@ -56,7 +56,7 @@ MEANING = {
     "recipe.procedure": "a list of training phases; `distill` = one phase of task loss and distillers",
     "recipe.distillers": "see `recipe.distillers[]`",
     "recipe.train": "see `recipe.train`",
-    "recipe.train.momentum": "of sgd",
+    "recipe.train.momentum": "of sgd, as Nesterov has it",
     "recipe.train.schedule": "of the learning rate: a kind, or see `recipe.train.schedule`",
     "constraints.onnx_bytes.max": "bytes of all its graphs",
     "constraints.latency_ms.threads": "threads of the runtime",

@@ -174,7 +174,7 @@ class Train(Section):
     optimizer: Searched = Field("adamw", description="sgd, adam or adamw")
     lr: Searched = Field(2e-3, description="peak learning rate")
     batch_size: Searched = Field(128, description="samples a micro-batch")
-    weight_decay: Searched = Field(0.02, description="decoupled for adamw")
+    weight_decay: Searched = Field(0.02, description="decoupled for adamw; biases and norms have none")
     momentum: float = Field(0.9, ge=0, lt=1)
     schedule: Schedule = Schedule(kind="cosine")
     clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 = none")
