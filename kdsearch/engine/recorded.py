@@ -99,8 +99,9 @@ def validation(steps: Steps, held: Mapping[str, nn.Module], epoch: int, scales: 
         def live(batch: Batch = batch, at: int = steps.lengths[epoch] + index) -> LiveStep:
             return steps.live(epoch, at, batch, progress=(epoch + 1) / steps.phase.epochs)
 
-        known = _known(steps.setup, live())
-        for at, terms in enumerate(_terms(steps, live, scales)):
+        step = live()
+        known = _known(steps.setup, step)
+        for at, terms in enumerate(_terms(steps, step, live, scales)):
             for name, value in terms:
                 n = known if name == TASK else len(batch)
                 sums[at, name] = sums.get((at, name), 0.0) + n * value
@@ -119,12 +120,12 @@ def _known(setup: LiveSetup, step: LiveStep) -> int:
 
 
 def _terms(
-    steps: Steps, live: Callable[[], LiveStep], scales: Mapping[str, float]
+    steps: Steps, step: LiveStep, again: Callable[[], LiveStep], scales: Mapping[str, float]
 ) -> list[Sequence[tuple[str, float]]]:
     """What each yield of the phase's step is summed of. A loss that differentiates inside is computed along a graph."""
     try:
         with torch.no_grad():
-            return [turn.weighted for _, turn in steps.turns(live(), scales)]
+            return [turn.weighted for _, turn in steps.turns(step, scales)]
     except RuntimeError:
         with torch.enable_grad():
-            return [turn.weighted for _, turn in steps.turns(live(), scales)]
+            return [turn.weighted for _, turn in steps.turns(again(), scales)]

@@ -284,6 +284,39 @@ def test_trials_that_have_few_networks_to_choose_from_are_told(tmp_path, sets, s
     assert [said in each and "(here up to 60)" in each for each in found] == ([True] if said else [])
 
 
+@pytest.mark.parametrize(("cache", "step"), [("auto", 0.5), ("off", 1.0)])
+def test_a_stage_takes_what_its_parts_do(cache, step, tmp_path, monkeypatch):
+    """A step of 1 s, of which .25 s are the student's passes and .5 s the teacher's answer, that is stored beforehand or not."""
+    told = {
+        "_step_seconds": lambda *_: 0.25,
+        "_answer_seconds": lambda *_: 0.5,
+        "_whole_step_seconds": lambda *_: 1.0,
+        "_forward": lambda *_: lambda model: 0.125,
+        "_score_seconds": lambda *_: 12.0,
+    }
+    for name, value in told.items():
+        monkeypatch.setattr(f"kdsearch.verbs.timing.{name}", value)
+    sets = (
+        *LESS[:2],
+        *LESS[4:],
+        f"teacher.cache={cache}",
+        "recipe.train.batch_size=100",
+        "refine={trials: 5, epochs: 2, generation: 4, weightings: false, first: [scored]}",
+        "distill={winners: 1, finalists: 1, epochs: 3, controls: [baseline]}",
+        "run={workers: 2, executor: {use: processes}}",
+    )
+    study = load_study(write_study(tmp_path), Host.load(), sets=sets)
+    found = plan_of(study, Host.load())
+    n = {name: each["samples"] for name, each in found["samples"].items()}
+    seconds, (trials,) = found["seconds"], (each["count"] for each in found["trainings"] if each["what"] == "trials")
+    epoch = n["train"] / 100 * step + n["val"] / 100 * 0.125
+    assert seconds["refine"] == pytest.approx(trials * 2 * epoch / min(2, trials))
+    assert seconds["distill"] == pytest.approx(3 * epoch), "winner and control side by side"
+    assert seconds["search"] == pytest.approx(6.0)
+    stored = 0.5 / 100 * (n["train"] + n["val"]) if cache == "auto" else 0.0
+    assert seconds["prepare"] == pytest.approx(stored + 2 * n["train"] / 128 * (0.25 + 0.25))
+
+
 def test_their_time_is_the_searchs(tmp_path, monkeypatch):
     monkeypatch.setattr("kdsearch.verbs.timing.EXPORT_S", 1e6)  # beside which nothing else counts
     study = load_study(write_study(tmp_path), Host.load(), sets=(*LESS, "constraints.onnx_bytes=90000"))
