@@ -312,6 +312,11 @@ def test_a_stage_takes_what_its_parts_do(cache, step, tmp_path, monkeypatch):
     epoch = n["train"] / 100 * step + n["val"] / 100 * 0.125
     assert seconds["refine"] == pytest.approx(trials * 2 * epoch / min(2, trials))
     assert seconds["distill"] == pytest.approx(3 * epoch), "winner and control side by side"
+    more = ("distill.finalists=2", "run.workers=9")
+    beside = plan_of(load_study(write_study(tmp_path), Host.load(), sets=(*sets, *more)), Host.load())["seconds"][
+        "distill"
+    ]
+    assert beside == pytest.approx((0.25 * 3 + 3) * epoch), "controls are of the finalist that goes on after a quarter"
     assert seconds["search"] == pytest.approx(6.0)
     stored = 0.5 / 100 * (n["train"] + n["val"]) if cache == "auto" else 0.0
     assert seconds["prepare"] == pytest.approx(stored + 2 * n["train"] / 128 * (0.25 + 0.25))
