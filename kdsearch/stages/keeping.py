@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kdsearch.errors import InterruptedRun, RefusedError
+from kdsearch.kinds import SearchSpace
 from kdsearch.search.candidates import Candidate, select
 from kdsearch.stages.costs import needs_file, violations
 from kdsearch.stages.file_costs import file_costs
@@ -65,109 +66,148 @@ def keep_best(
         RefusedError: why the first has no file, where none of those that are tried has one: `keep`, at least TRIES.
     """
     candidates = [each for each in candidates if not UNBUILT & each.scored.errors.keys()] or candidates
-    is_costed, space = role in materials.ships, materials.spaces[role]
-    family = {
-        each.scored.key: space.family(space.parse(each.scored.spec)) if space.family_fields else ""
-        for each in candidates
-    }
-    found: dict[str, dict[str, float]] = {}  # key -> costs, of all that were measured
-    excess: dict[str, dict[str, float]] = {}  # key -> constraint -> (value - limit) / limit
-    unwritten: dict[str, RefusedError] = {}
-
-    def measure(these: Sequence[Candidate]) -> bool:
-        """Whether any of them keeps the limits."""
-        is_measured = is_costed and needs_file(materials)
-        if is_measured:
-            if not found and not unwritten:
-                tools.progress.anew()
-            tools.progress.more(len(these))
-        for each in these:
-            if tools.stop():
-                raise InterruptedRun("stopped; measured candidates are kept")
-            scored = each.scored
-            sizes: dict[str, float] = {"params": scored.params, "macs": scored.macs}
-            try:
-                found[scored.key] = sizes | (file_costs(materials, role, scored.spec, work) if is_measured else {})
-                excess[scored.key] = violations(materials, found[scored.key]) if is_costed else {}
-            except RefusedError as error:
-                unwritten[scored.key] = error
-            if is_measured:
-                tools.progress.at(tools.progress.done + 1, note=f"{len(found)} files measured")
-        if not found and len(unwritten) >= min(max(TRIES, keep), len(candidates)):
-            raise next(iter(unwritten.values()))
-        return any(is_good(each) for each in these)
-
-    def worst_of(these: Sequence[Candidate]) -> list[float]:
-        """By what was measured of its own family: a recurrent layer takes another time than its sizes would elsewhere."""
-        worst = [0.0] * len(these)
-        for name in dict.fromkeys(family[each.scored.key] for each in these):
-            at = [i for i, each in enumerate(these) if family[each.scored.key] == name]
-            own = {key: each for key, each in excess.items() if family[key] == name}
-            for i, value in zip(at, estimates([these[i] for i in at], found, own), strict=True):
-                worst[i] = value
-        return worst
-
-    def is_new(candidate: Candidate) -> bool:
-        return candidate.scored.key not in found and candidate.scored.key not in unwritten
-
-    def is_good(candidate: Candidate) -> bool:
-        key = candidate.scored.key
-        return key in excess and max(excess[key].values(), default=0.0) <= 0
-
-    while True:
-        worst = worst_of(candidates)
-        pool = [
-            each for each, over in zip(candidates, worst, strict=True) if (over <= 0 if is_new(each) else is_good(each))
-        ]
-        chosen = select(pool, keep, costs)
-        if new := [each for each in chosen if is_new(each)]:
-            measure(new)
-            if not all(is_good(each) for each in new if each.scored.key in found):
-                measure([each for each in anchors(candidates) if is_new(each)])
-            continue
-        rest = [(over, i) for i, over in enumerate(worst) if is_new(candidates[i])]
-        nearest = [candidates[i] for _, i in sorted(rest)[:keep]]
-        if len(chosen) == keep or not nearest or not measure(nearest):
-            break
-
-    def first_of(order: Sequence[Candidate]) -> Candidate | None:
-        """The first that keeps the limits: no more measured than need be, nor than TRIES."""
-        for _ in range(TRIES):
-            worst = worst_of(order)
-            likely = (
-                each for each, over in zip(order, worst, strict=True) if (over <= 0 if is_new(each) else is_good(each))
-            )
-            top = next(likely, None)
-            if top is None or not is_new(top):
-                return top
-            if not measure([top]):
-                measure([each for each in anchors(order) if is_new(each)])
-        return next((each for each in order if not is_new(each) and is_good(each)), None)
-
+    files = Files(materials, role, work, tools, families_of(materials.spaces[role], candidates), max(TRIES, keep))
+    chosen = _chosen(files, candidates, keep, costs)
     short = {each.scored.key for each in select(chosen, shortest, costs)}
-    rows = [row_of(each, found[each.scored.key], each.scored.key in short) for each in chosen]
-    over = [{name: value for name, value in each.items() if value > 0} for each in excess.values()]
+
+    def row(each: Candidate) -> dict[str, Any]:
+        return row_of(each, files.found[each.scored.key], each.scored.key in short)
 
     def first_rows(orders: Mapping[str, Sequence[Candidate]]) -> dict[str, dict[str, Any]]:
-        firsts = {name: first_of(order) for name, order in orders.items()} if chosen else {}
-        return {
-            name: row_of(each, found[each.scored.key], each.scored.key in short)
-            for name, each in firsts.items()
-            if each is not None
-        }
+        firsts = {name: _first_of(files, order) for name, order in orders.items()} if chosen else {}
+        return {name: row(each) for name, each in firsts.items() if each is not None}
 
     def by(name: str, is_largest: bool) -> list[Candidate]:
         return sorted(candidates, key=lambda each: (each.cost(name), each.scored.key), reverse=is_largest)
 
-    largest = first_rows({name: by(name, True) for name in ("params", "macs")})
-    cheapest = first_rows({name: by(name, False) for name in costs})
     by_family: dict[str, list[Candidate]] = {}
     for each in select(candidates, len(candidates)) if chosen else ():
-        by_family.setdefault(family[each.scored.key], []).append(each)
-    others = {name: order for name, order in by_family.items() if name != family[chosen[0].scored.key]}
-    families = first_rows(others)
-    broken = sorted((each for each in over if each), key=lambda each: max(each.values()))
-    return Kept(rows, broken, largest, cheapest, families, unwritten)
+        by_family.setdefault(files.family[each.scored.key], []).append(each)
+    if chosen:
+        by_family.pop(files.family[chosen[0].scored.key])
+    return Kept(
+        [row(each) for each in chosen],
+        largest=first_rows({name: by(name, True) for name in ("params", "macs")}),
+        cheapest=first_rows({name: by(name, False) for name in costs}),
+        families=first_rows(by_family),
+        broken=files.broken(),
+        unwritten=files.unwritten,
+    )
+
+
+def families_of(space: SearchSpace[Any], candidates: Sequence[Candidate]) -> dict[str, str]:
+    """key -> the candidate's family, "" in a space that has none."""
+    if not space.family_fields:
+        return dict.fromkeys((each.scored.key for each in candidates), "")
+    return {each.scored.key: space.family(space.parse(each.scored.spec)) for each in candidates}
+
+
+@dataclass
+class Files:
+    """What candidates cost as files, each written and measured once, and only where a limit or an objective is of files.
+
+    Args:
+        family: see `families_of`.
+        patience: files that cannot be written before giving up, where none could.
+        found: key -> costs, of all that were measured. excess: alike, constraint -> (value - limit) / limit.
+        unwritten: key -> why there is no file of it.
+    """
+
+    materials: Materials
+    role: str
+    work: Path
+    tools: Tools
+    family: Mapping[str, str]
+    patience: int
+    found: dict[str, dict[str, float]] = field(default_factory=dict)
+    excess: dict[str, dict[str, float]] = field(default_factory=dict)
+    unwritten: dict[str, RefusedError] = field(default_factory=dict)
+
+    def measure(self, these: Sequence[Candidate]) -> bool:
+        """Whether any of them keeps the limits.
+
+        Raises:
+            RefusedError: why the first has no file, where none has one.
+        """
+        is_costed = self.role in self.materials.ships
+        is_measured = is_costed and needs_file(self.materials)
+        if is_measured:
+            if not self.found and not self.unwritten:
+                self.tools.progress.anew()
+            self.tools.progress.more(len(these))
+        for each in these:
+            if self.tools.stop():
+                raise InterruptedRun("stopped; measured candidates are kept")
+            scored = each.scored
+            costs: dict[str, float] = {"params": scored.params, "macs": scored.macs}
+            try:
+                if is_measured:
+                    costs |= file_costs(self.materials, self.role, scored.spec, self.work)
+                self.found[scored.key] = costs
+                self.excess[scored.key] = violations(self.materials, costs) if is_costed else {}
+            except RefusedError as error:
+                self.unwritten[scored.key] = error
+            if is_measured:
+                self.tools.progress.at(self.tools.progress.done + 1, note=f"{len(self.found)} files measured")
+        if not self.found and len(self.unwritten) >= min(self.patience, len(self.family)):
+            raise next(iter(self.unwritten.values()))
+        return any(map(self.is_good, these))
+
+    def is_new(self, candidate: Candidate) -> bool:
+        return candidate.scored.key not in self.found and candidate.scored.key not in self.unwritten
+
+    def is_good(self, candidate: Candidate) -> bool:
+        """Whether it was measured, and keeps the limits."""
+        key = candidate.scored.key
+        return key in self.excess and max(self.excess[key].values(), default=0.0) <= 0
+
+    def estimated(self, these: Sequence[Candidate]) -> list[float]:
+        """See `estimates`: each by what was measured of its own family, as a recurrent layer takes another time than its sizes
+        would elsewhere.
+        """
+        worst = [0.0] * len(these)
+        for name in dict.fromkeys(self.family[each.scored.key] for each in these):
+            at = [i for i, each in enumerate(these) if self.family[each.scored.key] == name]
+            own = {key: each for key, each in self.excess.items() if self.family[key] == name}
+            for i, value in zip(at, estimates([these[i] for i in at], self.found, own), strict=True):
+                worst[i] = value
+        return worst
+
+    def likely(self, these: Sequence[Candidate]) -> list[Candidate]:
+        """Those that keep the limits, by measurement or, not measured yet, by estimate."""
+        estimated = zip(these, self.estimated(these), strict=True)
+        return [each for each, over in estimated if (over <= 0 if self.is_new(each) else self.is_good(each))]
+
+    def broken(self) -> list[dict[str, float]]:
+        """Of those measured that break limits: constraint -> share that it is above it, the least broken first."""
+        over = [{name: value for name, value in each.items() if value > 0} for each in self.excess.values()]
+        return sorted((each for each in over if each), key=lambda each: max(each.values()))
+
+
+def _chosen(files: Files, candidates: Sequence[Candidate], keep: int, costs: Sequence[str]) -> list[Candidate]:
+    """The `keep` best that keep the limits, all measured."""
+    while True:
+        chosen = select(files.likely(candidates), keep, costs)
+        if new := [each for each in chosen if files.is_new(each)]:
+            files.measure(new)
+            if not all(files.is_good(each) for each in new if each.scored.key in files.found):
+                files.measure([each for each in anchors(candidates) if files.is_new(each)])
+            continue
+        rest = [(over, i) for i, over in enumerate(files.estimated(candidates)) if files.is_new(candidates[i])]
+        nearest = [candidates[i] for _, i in sorted(rest)[:keep]]
+        if len(chosen) == keep or not nearest or not files.measure(nearest):
+            return chosen
+
+
+def _first_of(files: Files, order: Sequence[Candidate]) -> Candidate | None:
+    """The first that keeps the limits: no more measured than need be, nor than TRIES."""
+    for _ in range(TRIES):
+        top = next(iter(files.likely(order)), None)
+        if top is None or not files.is_new(top):
+            return top
+        if not files.measure([top]):
+            files.measure([each for each in anchors(order) if files.is_new(each)])
+    return next(filter(files.is_good, order), None)
 
 
 def row_of(candidate: Candidate, costs: Mapping[str, float], is_short: bool) -> dict[str, Any]:
