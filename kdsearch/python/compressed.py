@@ -145,17 +145,10 @@ def compress(
     called = model if isinstance(model, str) else type(model).__name__
     fixed = net if isinstance(net, OnnxNetwork) else None
     io = _io(net, called, opened, input_shape)
-    if fixed is not None and (others := [each for each in forms if not each.exporter.is_onnx]):
-        raise StudyError(f"an ONNX file is no {others[0].name}", path="--format", expected="a torch network")
-    if fixed is not None and prune:
-        raise StudyError("an ONNX file is quantised and verified only", path="--prune", expected="a torch network")
-    if opened is None and not is_noise and not is_brought and (needing := [each for each in forms if each.calibrates]):
-        raise StudyError(
-            f"{needing[0].name} needs samples to calibrate with",
-            path="--calibration",
-            expected="--data; --calibration with a folder of images or a .npz of inputs; or --calibration random (noise, which the "
-            "card then says)",
-        )
+    if fixed is not None:
+        _check_file(forms, prune)
+    if opened is None and not is_noise and not is_brought:
+        _check_without_samples(forms)
     seen, most = None, max((each.samples for each in forms), default=0)
     if is_brought and opened is None:
         seen = brought_of(calibration, Reader(io, net, given, normalize, is_sized=bool(input_shape)), seed, most)
@@ -190,14 +183,7 @@ def compress(
         notes.append(
             f"{fixed.file.name} takes {many} at a time; its network takes any number, and so do the files made of it"
         )
-    try:
-        answers = numbers(module_call(graph_of(after, io)), probe, io.inputs, io.outputs)
-    except RuntimeError as failed:
-        if pruned is None:
-            raise
-        problem = f"the pruned network fails at what the whole one reads: {told(failed)}"
-        fix = "Write what depends on values with torch.where, or leave out the layers that it joins (exclude=PATH)."
-        raise RefusedError(problem, path="--prune", fix=fix) from failed
+    answers = _answers(after, io, probe, is_pruned=pruned is not None)
     if is_drawn:
         notes.append(f"{model} has weights drawn at random: --weights FILE.safetensors gives it those of a training")
     if all(torch.equal(each[0], each[1]) for each in answers.values()):
@@ -240,6 +226,25 @@ def _check_heeded(options: Mapping[str, tuple[Any, str]]) -> None:
     for name, (is_heeded, takes) in options.items():
         if not is_heeded:
             raise StudyError("nothing here heeds it", path=name, expected=takes)
+
+
+def _check_file(forms: Sequence[Form], prune: Mapping[str, Any] | None) -> None:
+    """Raise StudyError for what cannot be done with an ONNX file."""
+    if others := [each for each in forms if not each.exporter.is_onnx]:
+        raise StudyError(f"an ONNX file is no {others[0].name}", path="--format", expected="a torch network")
+    if prune:
+        raise StudyError("an ONNX file is quantised and verified only", path="--prune", expected="a torch network")
+
+
+def _check_without_samples(forms: Sequence[Form]) -> None:
+    """Raise StudyError for a format whose quantizer looks at samples."""
+    if needing := [each for each in forms if each.calibrates]:
+        raise StudyError(
+            f"{needing[0].name} needs samples to calibrate with",
+            path="--calibration",
+            expected="--data; --calibration with a folder of images or a .npz of inputs; or --calibration random (noise, which the "
+            "card then says)",
+        )
 
 
 def _io(net: nn.Module, called: str, opened: Data | None, shape: Sequence[int] | None) -> IO:
@@ -334,6 +339,18 @@ def _cut(
         found["objective"] = {"metric": opened.task.objective, **measure(opened.metric)}
     shown.at(1, "pruned")
     return cut, {**found, "seconds": time.perf_counter() - began}
+
+
+def _answers(model: Model, io: IO, probe: Sequence[torch.Tensor], is_pruned: bool) -> Mapping[str, torch.Tensor]:
+    """What the network answers to the probe. Raise RefusedError where only the pruned one cannot."""
+    try:
+        return numbers(module_call(graph_of(model, io)), probe, io.inputs, io.outputs)
+    except RuntimeError as failed:
+        if not is_pruned:
+            raise
+        problem = f"the pruned network fails at what the whole one reads: {told(failed)}"
+        fix = "Write what depends on values with torch.where, or leave out the layers that it joins (exclude=PATH)."
+        raise RefusedError(problem, path="--prune", fix=fix) from failed
 
 
 def _pruner_class(name: str, host: Host) -> type[Compressor[Any]]:
