@@ -142,7 +142,7 @@ def _boundless(made: Any, model: Any, rows: Sequence[Row]) -> set[str]:
     lost = {name for name, scale in widest.items() if not math.isfinite(scale)}
     wide = [name for name, scale in widest.items() if name not in lost and scale > LEAST / 255]
     seen = observed(model, rows, wide) if wide else {}
-    return lost | {name for name, values in seen.items() if math.isfinite(beyond(values))}
+    return lost | {name for name, each in seen.items() if math.isfinite(beyond(each.values))}
 
 
 def _joined_behind(model: Any, layers: Collection[str]) -> list[str]:
@@ -210,8 +210,8 @@ def _ranges(model: Any, rows: Sequence[Row], method: Method, layers_only: bool) 
         names = list(dict.fromkeys(name for node in nodes for name in (*node.input, *node.output) if name in floats))
     seen = observed(model, rows, names)
     return (
-        {name: range_of(values, method) for name, values in seen.items()},
-        {name for name, values in seen.items() if not np.isfinite(values).all()},
+        {name: range_of(each, method) for name, each in seen.items()},
+        {name for name, each in seen.items() if not np.isfinite(each.values).all()},
     )
 
 

@@ -393,8 +393,8 @@ def test_an_output_that_a_relu_reads_keeps_its_negative_values(calibration, op, 
     quantizer.rewrite(file, quantizer.plan(None), [{"x": x}])
     before, behind = open_session(file).run(["y", "z"], {"x": x})
     exact = x @ w.T
-    assert np.linalg.norm(before - exact) < 0.03 * np.linalg.norm(exact)
-    assert np.linalg.norm(behind - np.maximum(exact, 0)) < 0.03 * np.linalg.norm(exact)
+    assert np.linalg.norm(before - exact) < 0.035 * np.linalg.norm(exact)  # the outermost are clipped
+    assert np.linalg.norm(behind - np.maximum(exact, 0)) < 0.035 * np.linalg.norm(exact)  # the outermost are clipped
 
 
 def test_options_are_checked():
