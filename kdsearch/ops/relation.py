@@ -1,4 +1,7 @@
-"""Relations between samples, or between channels: Gram matrices with normalised rows."""
+"""Relations between samples, or between channels: Gram matrices with normalised rows, in float32 at least.
+
+A student near its teacher differs by less than bfloat16 can tell, so that autocast does not reach into these products either.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdsearch.ops.softened import full
+
 
 def gram(features: Tensor) -> Tensor:
     """X X^T of the flattened rows: (B, ...) -> (B, B)."""
-    flat = features.flatten(1)
-    return flat @ flat.mT
+    return _products(full(features).flatten(1))
+
+
+def _products(rows: Tensor) -> Tensor:
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows @ rows.mT
 
 
 def normalised_rows(matrix: Tensor, eps: float = 1e-12) -> Tensor:
@@ -19,13 +28,13 @@ def normalised_rows(matrix: Tensor, eps: float = 1e-12) -> Tensor:
 
 
 def relation_matrix(features: Tensor) -> Tensor:
-    """Gram matrix of the samples with rows of length 1: (B, ...) -> (B, B), in features' own dtype.
+    """Gram matrix of the samples with rows of length 1: (B, ...) -> (B, B).
 
     Source: Tung and Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019 (arXiv 1907.09682), eq. 2. It does not change
     with the features' scale or under rotations of feature space, hence the division by the largest value, which keeps squares
     of large activations from overflowing.
     """
-    return normalised_rows(gram(features / scale_of(features)))
+    return normalised_rows(gram(full(features) / scale_of(features)))
 
 
 def cosines(similar: Tensor, eps: float = 1e-12) -> Tensor:
@@ -44,8 +53,7 @@ def channel_relation(maps: Tensor) -> Tensor:
 
     Source: Liu et al., Exploring Inter-Channel Correlation for Diversity-preserved KD, ICCV 2021 (arXiv 2202.03680), eq. 3.
     """
-    flat = maps.flatten(2) / scale_of(maps)
-    return normalised_rows(flat @ flat.mT)
+    return normalised_rows(_products(full(maps).flatten(2) / scale_of(maps)))
 
 
 def channel_loss(f_s: Tensor, f_t: Tensor) -> Tensor:

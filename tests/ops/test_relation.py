@@ -52,6 +52,30 @@ def test_large_and_dead_features_stay_finite() -> None:
     assert torch.isfinite(dead.grad).all()
 
 
+@pytest.mark.parametrize("loss", [relation_loss, channel_loss])
+def test_under_autocast_it_is_that_of_the_same_features(loss) -> None:
+    """Computed in bfloat16, a loss this near the teacher is rounding alone, 20 times too large."""
+    f_t = draw(16, 32, 4, 4)
+    f_s = f_t + 0.01 * draw(16, 32, 4, 4, seed=1)
+    halves = [each.bfloat16().requires_grad_() for each in (f_s, f_t)]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(*halves)
+    exact = loss(*(each.detach().double() for each in halves))
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(exact.item(), rel=0.02)
+    found.backward()
+    alone = [each.detach().double().requires_grad_() for each in halves]
+    loss(*alone).backward()
+    assert (
+        torch.nn.functional.cosine_similarity(halves[0].grad.double().flatten(), alone[0].grad.flatten(), dim=0) > 0.999
+    )
+
+
+def test_sums_beyond_float16_are_finite() -> None:
+    ones = torch.ones(4, 256, 20, 20, dtype=torch.float16)
+    assert torch.isfinite(relation_loss(ones, draw(4, 256, 20, 20).half()))
+
+
 def test_channel_relation_is_numpys() -> None:
     f_s, f_t = draw(3, 4, 2, 2), draw(3, 4, 5, seed=1)
     e = []

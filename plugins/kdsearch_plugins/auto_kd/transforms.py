@@ -45,7 +45,7 @@ def transformed(name: Transform, maps: Tensor) -> Tensor:
     if name == "identity":
         return maps.flatten(2)
     if name == "attention":
-        energy = (maps / scale_of(maps)).square().sum(1).flatten(1)  # (B, HW)
+        energy = (full(maps) / scale_of(maps)).square().sum(1).flatten(1)  # (B, HW)
         return F.normalize(energy, dim=1)[:, None]
     return relation_matrix(maps)[None] if name == "batch_gram" else channel_relation(maps)
 

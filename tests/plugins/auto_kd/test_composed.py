@@ -132,6 +132,20 @@ def test_a_map_loss_is_the_distance_of_transformed_rows(transform: str, distance
     assert found == pytest.approx(plain(distance, *rows, 2.0), rel=1e-9)
 
 
+@pytest.mark.parametrize("transform", ["identity", "attention", "batch_gram", "channel_gram"])
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_under_autocast_it_is_that_of_the_same_maps(transform: str, distance: str) -> None:
+    """In bfloat16 a loss this near the teacher is rounding: up to a thousand times too large, or below 0."""
+    t = drawn(8, 6, 4, 4)
+    s, t = (torch.tensor(each, dtype=torch.bfloat16) for each in (t + 0.01 * drawn(8, 6, 4, 4, seed=1), t))
+    made = Composed(ComposedOptions(on="maps", transform=transform, distance=distance))
+    made.projector = torch.nn.Identity()
+    with torch.autocast("cpu", torch.bfloat16):
+        (found,) = made.terms(HandStep({"stage[-1]": s}, {"stage[-1]": t})).values()
+    (exact,) = made.terms(HandStep({"stage[-1]": s.double()}, {"stage[-1]": t.double()})).values()
+    assert float(found) == pytest.approx(float(exact), rel=0.05, abs=1e-6 if distance == "kl" else 0)
+
+
 def test_scales_and_patches_are_means_over_pieces() -> None:
     s, t = drawn(2, 3, 4, 4), drawn(2, 3, 4, 4, seed=1)
 
