@@ -144,9 +144,13 @@ def hypervolumes(losses: Sequence[Sequence[float] | None], violations: Sequence[
     if not len(kept):
         return [0.0] * len(losses)
     unit, corner = _boxed(kept, kept)
-    volumes = [0.0]
-    for n in range(1, len(unit) + 1):
-        volumes.append(float(moocore.hypervolume(unit[:n], ref=corner) / corner.prod()))
+    front, volumes = unit[:0], [0.0]
+    for point in unit:
+        volume = volumes[-1]
+        if not (front <= point).all(1).any():
+            front = np.vstack([front[~(point <= front).all(1)], point])
+            volume = max(volume, min(float(moocore.hypervolume(front, ref=corner) / corner.prod()), 1.0))
+        volumes.append(volume)
     return [volumes[n] for n in np.cumsum(counts)]
 
 

@@ -3,6 +3,8 @@
 import itertools
 import math
 
+import moocore
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,6 +146,18 @@ def test_hypervolume_never_falls_and_no_order_changes_its_end(points: list) -> N
         earlier = [losses[i] for i in inside if i < at]
         is_beaten = any(all(x <= y for x, y in zip(each, losses[at], strict=True)) for each in earlier)
         assert rises == (at in inside and not is_beaten)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 4).map(float)] * 3), min_size=1, max_size=20))
+def test_hypervolume_is_that_of_all_points_so_far(losses: list) -> None:
+    points = np.array(losses)
+    span = np.where(np.ptp(points, axis=0) > 0, np.ptp(points, axis=0), 1.0)
+    unit = (points - points.min(0)) / span
+    expected = [moocore.hypervolume(unit[: n + 1], ref=[1.1] * 3) / 1.1**3 for n in range(len(unit))]
+    found = hypervolumes(losses, [()] * len(losses))
+    assert found == pytest.approx(expected)
+    assert max(found) <= 1
+    assert sorted(found) == found
 
 
 def test_hypervolume_of_nothing_feasible() -> None:
