@@ -85,4 +85,9 @@ class Processes(Executor[ProcessesOptions]):
             is_elsewhere = self._processes.busy >= self._processes.slots
             if is_elsewhere and not (self._joined.is_free and self._waiting[0].folder):
                 return
-            (self._joined.give if is_elsewhere else self._processes.submit)(self._waiting.popleft())
+            job = self._waiting.popleft()
+            if is_elsewhere:
+                self._joined.give(job)
+            else:
+                self._joined.forget(job.id)
+                self._processes.submit(job)

@@ -59,9 +59,7 @@ class Joined:
     def __init__(self, grace_s: float, reuse: bool = True) -> None:
         self.grace_s, self.reuse = grace_s, reuse
         self.back: list[Job] = []
-        self._lost: dict[
-            str, tuple[str, ...]
-        ] = {}  # id of a job that came back -> the machines that were lost under it
+        self._lost: dict[str, tuple[str, ...]] = {}  # id of a job that came back -> the machines lost under it
         self._folder: Path | None = None
         self._run = uuid4().hex
         self._workers: dict[Path, _Worker] = {}
@@ -106,6 +104,10 @@ class Joined:
             free.orders[f"{self._run}-{next(self._tickets)}"] = _Order(job, lost, free.beat + 1)
             self._tell(free)
 
+    def forget(self, id: str) -> None:
+        """It begins on this machine, from where it comes back no more: another job of its name has lost nothing."""
+        self._lost.pop(id, None)
+
     def stop(self, id: str) -> None:
         with self._lock:
             for each in [*self._workers.values()]:
@@ -137,6 +139,7 @@ class Joined:
         self._over.set()
         with self._lock:
             self.back, self._done, self._workers, self._folder = [], [], {}, None
+            self._lost = {}
             self._run = uuid4().hex
 
     @property

@@ -219,6 +219,32 @@ def test_a_job_whose_workers_are_lost_again_and_again_has_failed(field: Field) -
     assert field.done[0].error.startswith(f"the worker that it ran on was lost {RETRIES + 1} times (")
 
 
+@pytest.mark.parametrize("how", ["done here", "closed"])
+def test_another_job_of_the_name_has_lost_nothing(field: Field, how: str) -> None:
+    """`winner-0` is a job at the finalists' rung, and another one at its full length."""
+
+    def lose() -> None:
+        worker = field.join()
+        field.both(3)
+        assert field.running(worker)
+        field.kill(worker)
+        field.clock.now += LOST_S + 2 * GRACE_S
+        field.look()
+
+    field.submit()
+    for _ in range(RETRIES):
+        lose()
+    (again,) = field.waiting
+    if how == "done here":
+        field.joined.forget(again.id)
+    else:
+        field.joined.close()
+        field.joined.open(field.folder)
+    lose()
+    assert not field.done
+    assert field.waiting == [again]
+
+
 def test_a_worker_that_hears_nothing_gives_up_what_it_does_for_good(field: Field) -> None:
     worker = field.join()
     field.submit()
