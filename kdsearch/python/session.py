@@ -189,6 +189,10 @@ class Session:
         history = self.trials
         if len(history) >= self.materials.study.config.refine.trials:
             return None
+        left = next((trial for trial in self._told.read() if trial.number == len(history)), None)
+        if left is not None:  # asked by an earlier session, whose study may have had fewer trials
+            self._waiting = self._candidate(left.number, Ask(left.values))
+            return self._waiting
         seed = derive(self.materials.seed, "refine") % 2**31
         ask = refine.next_ask(self._controller, self.dims, self._starts, history, seed, self._over)
         if ask is not None:

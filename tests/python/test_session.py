@@ -61,6 +61,19 @@ def test_a_session_that_was_cut_off_asks_as_if_it_had_not(tmp_path):
     assert asked(tmp_path / "cut", 1) + asked(tmp_path / "cut", 3) + asked(tmp_path / "cut", 2) == whole
 
 
+def test_what_was_asked_and_not_told_is_asked_again_whatever_the_study_would_ask_now(tmp_path, monkeypatch):
+    """With more trials others may come first."""
+    asked(tmp_path, 1)
+    with kdsearch.Session(study(), tmp_path) as session:
+        left = session.ask()
+    with kdsearch.Session(study(refine={"trials": 9}), tmp_path) as session:
+        monkeypatch.setattr("kdsearch.stages.refine.next_ask", lambda *_: None)
+        again = session.ask()
+        assert (again.number, again.values, again.specs) == (1, left.values, left.specs)
+        session.tell(again, {"accuracy": 0.5})
+        assert session.ask() is None
+
+
 def test_what_is_told_counts(tmp_path):
     with kdsearch.Session(study(), tmp_path) as session:
         first = session.ask()
