@@ -55,6 +55,7 @@ from kdsearch.training.keys import TRAINING, part_of
 from kdsearch.training.materials import Materials
 from kdsearch.training.opened import open_teachers
 from kdsearch.training.request import Outcome, Request, owner_of
+from kdsearch.training.share import begins
 from kdsearch.training.tools import Tools, limits_of
 from kdsearch.training.train import left_by
 from kdsearch.training.trainings import Trainings
@@ -118,7 +119,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
 
     log = log_of(attempt)
     if is_outgrown(materials, limits_met(log.read())):  # it was stopped, and goes on with a higher limit
-        write_json(work / f"attempt-{attempt}", [])
+        _end_attempt(work, attempt, [])
         attempt += 1
         log = log_of(attempt)
     before = inputs.get(NAME)
@@ -150,7 +151,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     def told(trial: Trial) -> None:
         if tools.logs:  # first: what the log has ended is not told again
             row = row_of(materials, trial, kept)
-            history = histories.get(trial.number, ())
+            history = (histories.pop if trial.is_over else histories.get)(trial.number, ())
             tools.logs.put(run_of_trial(materials, row, log.key, section.epochs, history))
         if log.put(trial) and trial.is_over:
             if trial.error and trial.error not in errors:  # an equal one says nothing more
@@ -179,7 +180,7 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
     if (work / WEIGHTINGS).exists():
         shutil.copyfile(work / WEIGHTINGS, out / WEIGHTINGS)
     if history and not any(trial.state == "complete" for trial in history):
-        write_json(work / f"attempt-{attempt}", rows)  # nothing to build on: the next run tries anew
+        _end_attempt(work, attempt, rows)  # nothing to build on: the next run tries anew
     best = winners(materials, history, len(history))
     return {
         "log": log.key,
@@ -195,6 +196,13 @@ def make(materials: Materials, inputs: Mapping[str, Artifact], tools: Tools, wor
         "ranked": [_to_train(materials, trial, kept) for trial in best],
         "stopped": [_to_train(materials, trial, kept) for trial in history if _is_stopped(materials, trial, kept)],
     }
+
+
+def _end_attempt(work: Path, attempt: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The next run's trials are others; what they find of these goes on from its checkpoint, with all of its time."""
+    for folder in work.glob("trial-*"):
+        begins(folder)
+    write_json(work / f"attempt-{attempt}", rows)
 
 
 def _announce(trial: Trial, log: TrialLog, tools: Tools) -> None:
@@ -359,13 +367,14 @@ def _run(
 
     Args:
         known: those of earlier attempts, not run again.
-        histories: is given what the trials tell of their epochs, before it is told how far they are.
+        histories: is given what the trials tell of their epochs, where loggers want it, before it is told how far they are.
     """
     trainings = Trainings(materials, work, prepared, teachers, tools, limits_of(materials))
     epochs, began = materials.study.config.refine.epochs, time.monotonic()
     pieces: dict[str, Piece] = {}
     tools.progress.had(schedule.done)
     trainings.done = schedule.done
+    best = _best(materials, schedule.trials)
     try:
         while not schedule.is_over:
             tools.heed_stop()
@@ -374,6 +383,7 @@ def _run(
                     losses = trial.at(piece.until)
                     tools.progress.had(piece.until - piece.since)
                     schedule.tell(piece.number, losses, "" if losses else trial.error, trial.over)
+                    best = _best(materials, (best, schedule.trials[piece.number]))
                     continue
                 request = _request(materials, piece, kept, epochs)
                 if not piece.since:
@@ -387,11 +397,13 @@ def _run(
                     schedule.tell(number, None, outcome, trainings.over.get(name))
                 else:
                     outcome = as_at(outcome, piece.until, epochs)
-                    histories[number] = outcome.history
+                    if tools.logs:
+                        histories[number] = outcome.history
                     write_json(_history(work, number), outcome.history)
                     schedule.tell(number, losses_of(materials, outcome, schedule.trials[number], kept))
+                best = _best(materials, (best, schedule.trials[number]))
             trainings.done = schedule.done
-            tools.progress.at(schedule.done, best=_best_note(materials, schedule.trials))
+            tools.progress.at(schedule.done, best=_best_note(materials, best))
     finally:
         trainings.close()
     seconds = time.monotonic() - began
@@ -444,15 +456,15 @@ def _ended(materials: Materials, trial: Trial, kept: Mapping[str, Mapping[str, A
     return replace(trial, state="complete", losses=losses, violations=over_of(materials, trial, kept))
 
 
-def _best_note(materials: Materials, history: Sequence[Trial]) -> str:
-    best = _best(materials, history)
+def _best_note(materials: Materials, best: Trial | None) -> str:
     if best is None:
         return ""
     sign = -1 if materials.objectives[deciding(materials)] == "max" else 1
     return f"best {deciding(materials)} {sign * best.losses[place_of(materials)]:.4f}"
 
 
-def _best(materials: Materials, history: Sequence[Trial]) -> Trial | None:
-    able = (trial for trial in history if trial.state == "complete" and is_feasible(trial))
+def _best(materials: Materials, trials: Sequence[Trial | None]) -> Trial | None:
+    """Of those that are complete and keep the limits."""
+    able = (trial for trial in trials if trial is not None and trial.state == "complete" and is_feasible(trial))
     at = place_of(materials)
     return min(able, key=lambda trial: (trial.losses[at], trial.number), default=None)

@@ -164,11 +164,11 @@ def train_job(
         at, asked = Address(**address), Request(**request)
         study = opened(at)
         stop = study.stop or _asked_to_stop()
+        teachers = study.teachers_of(at.prepared, study.seen(at))
+        work_begins()
         report = None
         if place is None:
             report = study.report(asked.name) if study.report else tell_share(Path(work))
-        teachers = study.teachers_of(at.prepared, study.seen(at))
-        work_begins()
         with at_one_point():
             return asdict(train_shared(study.seen(at), asked, order, teachers, stop, report, place))
 

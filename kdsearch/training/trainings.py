@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdsearch.engine.cache import Live
+from kdsearch.engine.checkpoint import owner_in
 from kdsearch.engine.conduct import Report
 from kdsearch.errors import InterruptedRun, PluginError
 from kdsearch.kinds import Done, Job
@@ -17,8 +18,8 @@ from kdsearch.store.artifacts import Artifact
 from kdsearch.training.attempt import from_json
 from kdsearch.training.job import Opened, lent
 from kdsearch.training.materials import Materials
-from kdsearch.training.request import Outcome, Request
-from kdsearch.training.share import begins, seconds_of, share_of, took
+from kdsearch.training.request import Outcome, Request, owner_of
+from kdsearch.training.share import begins, goes_on, seconds_of, share_of, took
 from kdsearch.training.tools import UNLIMITED, Address, Limits, Tools, address_of
 
 TRAIN = "kdsearch.training.job:train_job"  # the job that does one
@@ -70,8 +71,9 @@ class Trainings:
     def submit(self, request: Request, since: float = 0.0) -> None:
         """since: the share of its length that it is trained already, for the progress that is shown."""
         tools, limits = self._tools, self._limits
-        if not since:
-            begins(self._work / request.name)
+        if limits.timeout_s is not None:
+            is_new = not since and not self._has_begun(request)
+            (begins if is_new else goes_on)(self._work / request.name)
         order = {
             "address": self._address,
             "request": _anywhere(request).as_json(),
@@ -98,7 +100,8 @@ class Trainings:
     def ended(self) -> dict[str, Outcome | str]:
         """Name -> outcome, or the error's text of one that failed, of those that ended since the last call.
 
-        Waits a moment where none has. Raises what ends the study.
+        Waits a moment where none has. Raises what ends the study: an interruption where nothing ended that an undisturbed run would
+        have, too.
         """
         if self._executor.remote:
             done = ended(self._executor, LOOK_S)
@@ -122,16 +125,24 @@ class Trainings:
                 self.over[each.id] = (f"trial_{each.over}", getattr(self._limits, each.over))
                 if each.over == "timeout_s":  # of the whole training, of which the job may have been the rest
                     error = f"timed out after {self._limits.timeout_s:g} s"
+                    begins(self._work / each.id)  # where it is tried again it has all of its time
             found[each.id] = error or Outcome(**each.value["outcome"])
         self._show()
         if self._tools.stop():
-            raise InterruptedRun("stopped; running trials were asked to checkpoint")
+            found = {name: each for name, each in found.items() if isinstance(each, Outcome) or name in self.over}
+            if not found:
+                raise InterruptedRun("stopped; running trials were asked to checkpoint")
         return found
 
     def close(self) -> None:
         """Ask those that run to checkpoint and end."""
         for name in self._running:
             self._executor.stop(name)
+
+    def _has_begun(self, request: Request) -> bool:
+        """Whether a stop or a kill left a checkpoint of it."""
+        files = list((self._work / request.name).glob("phase-*.safetensors"))
+        return bool(files) and owner_of(self._materials, request) in map(owner_in, files)
 
     def _left(self, name: str) -> float | None:
         """Seconds that this training may take yet; None = no limit."""
@@ -199,7 +210,7 @@ def run_trainings(
     waiting = [*requests]
     try:
         while len(found) < len(requests):
-            while waiting and trainings.free:
+            while waiting and trainings.free and not tools.stop():
                 request = waiting.pop(0)
                 trainings.submit(request, (since or {}).get(request.name, 0.0))
             found |= trainings.ended()

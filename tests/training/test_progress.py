@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from kdsearch.errors import InterruptedRun
 from kdsearch.kinds import Done
 from kdsearch.store.files import read_json
 from kdsearch.training import trainings
@@ -170,6 +171,49 @@ def test_a_training_that_goes_on_has_what_its_checkpoint_holds(tmp_path, tools):
     running = trainings.Trainings(STUDY, tmp_path, PREPARED, {}, tools, trainings.UNLIMITED)
     running.submit(Request("winner-0", "recipe", {}, {}, 4, 1.0), since=0.5)
     assert tools.progress._had == pytest.approx(0.25)
+
+
+def test_a_limit_counts_what_an_interruption_cut_off(tmp_path, tools, monkeypatch):
+    """90 s of 100 were used: it goes on from its checkpoint, with the rest. What begins anew has all."""
+    monkeypatch.setattr(trainings, "owner_of", lambda *_: "own")
+    monkeypatch.setattr(trainings, "owner_in", lambda file: file.read_text())
+    clock = {"now": 0.0}
+    monkeypatch.setattr("kdsearch.training.share.time.monotonic", lambda: clock["now"])
+    submitted = []
+    tools.executor(None).submit = submitted.append
+
+    def given(name):
+        running = trainings.Trainings(STUDY, tmp_path, PREPARED, {}, tools, trainings.Limits(100.0, None))
+        running.submit(Request(name, "recipe", {}, {}, 4, 1.0))
+        return submitted.pop().timeout_s
+
+    assert given("trial-0") == 100
+    report = tell_share(tmp_path / "trial-0", every_s=0.0)
+    clock["now"] = 90.0
+    report.step("train", 3, 4, 0.5)
+    (tmp_path / "trial-0" / "phase-0-train.safetensors").write_text("own")
+    assert given("trial-0") == pytest.approx(10)
+    assert given("trial-0") == pytest.approx(10), "counted once"
+    (tmp_path / "trial-0" / "phase-0-train.safetensors").write_text("another's")
+    assert given("trial-0") == 100
+
+
+def test_what_ended_counts_though_it_was_interrupted(tmp_path, tools):
+    """An outcome and a limit that was met are the same in an undisturbed run; a process that the stop ended has failed of that."""
+    over = Done("trial-1", error="timed out after 2 s", over="timeout_s", seconds=2.0)
+    done = [
+        Done("trial-0", {"outcome": {"history": [], "done": True, "score": None, "share": 1.0}}),
+        over,
+        Done("trial-2", error="killed"),
+    ]
+    tools.executor(None).wait = lambda _: [done.pop(0) for _ in [*done]]
+    tools.stop = lambda: True
+    running = trainings.Trainings(STUDY, tmp_path, PREPARED, {}, tools, trainings.Limits(100.0, None))
+    for n in range(3):
+        running.submit(Request(f"trial-{n}", "recipe", {}, {}, 4, 1.0))
+    assert [*running.ended()] == ["trial-0", "trial-1"]
+    with pytest.raises(InterruptedRun):
+        running.ended()
 
 
 def test_its_weights_are_found_from_any_working_directory(tmp_path, tools, monkeypatch):
