@@ -370,6 +370,8 @@ def _text(result: Mapping[str, Any]) -> str:
         values = {name: shown({**about, "value": sign * score}) for name, score in pruned["validation"].items()}
         said = ", ".join(f"{name} {value}" for name, value in values.items())
         lines.append(f"{about['title'] or about['metric']} on validation: {said}")
+    if pruned:
+        lines += [line for line in pruned["log"] if line.startswith("latency")]
     for row in result["exports"]:
         good = f"{shown(row['quality'], name=True)}, " if row.get("quality") else ""
         slower = ", slower than fp32 here" if row.get("slower_than_fp32") else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -17,11 +18,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import kdsearch
+from kdsearch.builtin.channels.targets import Taken
 from kdsearch.builtin.int8.quantizer import Int8
 from kdsearch.builtin.onnx_exporter import OnnxExporter, OnnxOptions
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session, read_onnx
-from kdsearch.errors import DataError, RefusedError, StudyError
+from kdsearch.errors import DataError, RefusedError, StudyError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import Batch, Field, Graph, Model
 from kdsearch.python import formats
@@ -854,6 +856,43 @@ def test_a_network_that_cannot_read_padding_alone(tmp_path):
     asked = {"input_shape": (6, 8), "formats": ["onnx-fp32"], "progress": False, "inside": {"engine": "torchscript"}}
     found = kdsearch.compress(Padded(), tmp_path, **asked)
     assert found["macs"]["before"] == 6 * 4 * 8 * 8 + 2 * 6 * 6 * 8 + 6 * 2 * 8 * 16 + 3 * 8
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:Converting a tensor to a Python boolean")
+def test_heads_of_an_encoder_that_is_given_a_padding_mask_are_pruned(tmp_path):
+    """In evaluation torch's encoder hands its layers nested tensors, where padding ends the rows."""
+
+    class Masked(Padded):
+        def forward(self, x):
+            return self.head(self.body(x, src_key_padding_mask=x[..., 0] > 1.5)[:, 0])
+
+    asked = {"input_shape": (6, 8), "formats": ["onnx-fp32"], "progress": False, "inside": {"engine": "torchscript"}}
+    net = Masked().eval()
+    found = kdsearch.compress(net, tmp_path, prune={"macs": 0.7}, calibration="random", **asked)
+    assert found["macs"]["after"] < 0.75 * found["macs"]["before"]
+    assert net.body.use_nested_tensor, "the owner's own is as it was"
+
+
+def test_a_network_without_parameters_cannot_be_pruned(tmp_path):
+    with pytest.raises(UserError, match="--prune: the network has no parameters: there is nothing to prune"):
+        kdsearch.compress(
+            nn.Flatten(), tmp_path, input_shape=(6, 8), prune={"macs": 0.7}, calibration="random", progress=False
+        )
+
+
+def test_what_a_cut_was_measured_at_is_said(tmp_path, monkeypatch):
+    """A target that three measurements miss is no refusal, so that a person has to see it."""
+    times = [1.0, 0.9, 0.8]
+    taken = contextlib.nullcontext(lambda _: Taken(times.pop(0)))
+    monkeypatch.setattr("kdsearch.builtin.channels.pruner.timing", lambda *_: taken)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(16 * 36, 4)
+    )
+    asked = {"input_shape": (1, 8, 8), "formats": ["onnx-fp32"], "calibration": "random", "progress": False}
+    text = kdsearch.compress(net, tmp_path, prune={"latency_ms": 0.7}, **asked)["text"]
+    assert "\nlatency 1.000 ms before\n" in text
+    assert "\nlatency is 14.3% above its target after 3 measurements\n" in text
 
 
 def test_random_weights_are_said():

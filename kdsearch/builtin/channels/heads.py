@@ -98,7 +98,10 @@ def opens(part: nn.Module) -> bool:
 
 
 def open_heads(module: nn.Module, paths: Iterable[str]) -> nn.Module:
-    """Put `HeadAttention` in the place of attention at these paths. Changes the module, and gives it back."""
+    """Put `HeadAttention` in the place of attention at these paths. Changes the module, and gives it back.
+
+    An encoder around them would else hand its layers nested tensors, which only torch's own read, where it is given a padding mask.
+    """
     for path in paths:
         part: Any = module.get_submodule(path)
         if isinstance(part, HeadAttention):
@@ -107,6 +110,9 @@ def open_heads(module: nn.Module, paths: Iterable[str]) -> nn.Module:
         if not above and not name:
             return HeadAttention(part)
         setattr(module.get_submodule(above), name, HeadAttention(part))
+    for part in module.modules():
+        if isinstance(part, nn.TransformerEncoder) and any(isinstance(each, HeadAttention) for each in part.modules()):
+            part.use_nested_tensor = False
     return module
 
 

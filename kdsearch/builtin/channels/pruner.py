@@ -91,6 +91,8 @@ class Channels(Compressor[ChannelsOptions]):
     def preflight(self, model: Model, io: IO) -> None:
         """Raise UserError for a glob that names no part of the network: what it was to keep would go."""
         paths = sorted({name.rpartition(".")[0] for name, _ in model.module.named_parameters()})
+        if not paths:
+            raise UserError("the network has no parameters: there is nothing to prune", path="compress.prune")
         for key in ("include", "exclude"):
             for nth, glob in enumerate(getattr(self.options, key)):
                 if not any(fnmatch.fnmatchcase(path, glob) for path in paths):
