@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from kdsearch.deploy.parity import OWN, Difference, compare, exact_call, module_call
-from kdsearch.errors import RefusedError
+from kdsearch.errors import ArtifactError, RefusedError
 from kdsearch.kinds import Field, Graph
 from tests.deploy.nets import batch_of
 
@@ -130,6 +130,31 @@ def test_too_few_sizes_is_a_mistake_of_the_caller():
     for sizes in ((1, 2), (2, 3, 4)):
         with pytest.raises(ValueError, match="at least three"):
             compare(TORCH, TORCH, (X,), (LOGITS,), SAMPLES, sizes)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ArtifactError])
+def test_sizes_that_the_network_does_not_take_are_not_compared(error):
+    """One of six places takes six and three, and no two; a file that fails at three is refused as ever."""
+    field, places = Field("x", "vector", (None,)), batch_of(x=torch.arange(24.0).reshape(4, 6))
+    asked: list[int] = []
+
+    def network(x):
+        asked.append(x.shape[1])
+        if x.shape[1] % 3:
+            raise error("cannot be halved")
+        return {"y": x[:, :1]}
+
+    def file(x):
+        if x.shape[1] == 3:
+            raise RuntimeError("no such size")
+        return {"y": x[:, :1]}
+
+    assert compare(network, network, (field,), (Field("y", "vector", (1,)),), places).max_abs == 0
+    assert {2, 3, 6} <= {*asked}
+    with pytest.raises(RefusedError, match="no such size"):
+        compare(network, file, (field,), (Field("y", "vector", (1,)),), places)
+    with pytest.raises(error):
+        compare(network, file, (field,), (Field("y", "vector", (1,)),), batch_of(x=torch.zeros(4, 5)))
 
 
 TOKENS, MASK = Field("tokens", "tokens", (None,), "int64", n_values=5), Field("mask", "mask", (None,), "int64")
