@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from kdsearch.deploy.parity import module_call, numbers
 from kdsearch.engine.live_pixels import made_of_pixels, preprocessing
-from kdsearch.errors import StudyError
+from kdsearch.errors import DataError, StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Batch, Exporter, Graph, Model
 from kdsearch.limits import NAME, NAME_IN_WORDS
+from kdsearch.python.networks import is_choice
 from kdsearch.python.pieces import Named, as_model, capability, io_of, on_cpu
 from kdsearch.python.verified import Source, verified_file
 from kdsearch.report.card import KIND
@@ -102,7 +103,7 @@ def export(
     target = Path(file)
     if target.is_dir():
         raise StudyError("is a folder", file=target, expected="a file's name")
-    io, samples, net = io_of(net, samples), samples.detach().cpu(), on_cpu(net)
+    io, samples, net = _io(net, samples), samples.detach().cpu(), on_cpu(net)
     about = _about(io, samples, labels, normalize)
     made: Exporter[Any] = capability("exporter", exporter)[1]
     if not made.is_onnx and target.suffix != made.suffix:
@@ -140,6 +141,15 @@ def export(
         tuple(row["quantization"]),
         tuple(along),
     )
+
+
+def _io(net: nn.Module | Model, samples: Tensor) -> IO:
+    """What the file reads and answers. Raise DataError for samples of a type that no file reads."""
+    io = io_of(net, samples)
+    if samples.dtype == torch.bfloat16:
+        raise DataError("got bfloat16", path="samples", expected="float32, float16, float64 or integers")
+    (output,) = io.outputs
+    return io if is_choice(output) else IO(io.inputs, (replace(output, kind="vector"),))
 
 
 def _installed_as(exporter: Named) -> str:

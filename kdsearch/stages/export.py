@@ -38,7 +38,7 @@ from kdsearch.training.tools import Tools
 NAME = "export"
 NEEDS = ("prepare", "distill", "compress")
 READS = (*TRAINING, "metrics", "name", "constraints", "compress", "export")
-RULE = 3  # which files are refused, and what can be written; an export by another one is made anew
+RULE = 4  # which files are refused, and what can be written; an export by another one is made anew
 FIGURES = "figures.json"  # file's label -> what the task shows of its answers
 
 

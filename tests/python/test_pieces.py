@@ -23,6 +23,7 @@ from kdsearch.builtin.onnx_exporter import OnnxExporter
 from kdsearch.errors import DataError, PluginError, RefusedError, StudyError, TapError, UserError
 from kdsearch.kinds import IO, Compressor, Distiller, Field, Model, NoOptions, Plan
 from kdsearch.python.pieces import on_cpu
+from kdsearch.store.files import read_json
 from tests.python.tiny_live import teacher
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -336,6 +337,30 @@ def test_samples_that_want_gradients_are_read_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(("quantize", "said"), [(None, ""), ("int8", "its fp32 file is refused: ")])
+class Once(nn.Module):
+    """One number for each image: what is in it, or how much of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(IMAGES[0].numel(), 1)
+
+    def forward(self, image):
+        return self.head(image.flatten(1))
+
+
+def test_of_one_number_no_class_is_the_highest(tmp_path):
+    made = kdsearch.export(Once(), IMAGES, tmp_path / "net.onnx", exporter=TRACED, quantize="int8", min_agreement=1.0)
+    assert made.top1_agreement is None
+    assert read_json(made.card)["metrics"]["top1_agreement_with_torch"] is None
+    assert "agree" not in str(made)
+
+
+def test_samples_that_no_file_reads_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"samples: got bfloat16\. Expected float32, float16"):
+        kdsearch.export(teacher(0).bfloat16(), IMAGES.bfloat16(), tmp_path / "net.onnx")
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_file_that_is_too_far_off_is_not_written(quantize, said, tmp_path):
     """Nor one that is made of it, which agrees with the network all the same."""
     message = rf"net\.onnx: parity: {said}differs from torch by 0\.0\d+ at output 'logits'"

@@ -33,7 +33,11 @@ class Int8Options(Options):
         description="all = also additions and activations between layers; layers = convolutions and matmuls only; "
         "auto = layers in transformers, else all",
     )
-    per_channel: bool = Option(True, description="a scale for every output channel of a weight, not one for all")
+    per_channel: bool = Option(
+        True,
+        description="a scale for every output channel of a weight, not one for all; trained as quantised, weights behind which a "
+        "batch norm stands are rounded as in the file with this alone",
+    )
     reduce_range: bool = Option(
         True,
         description="weights in 7 bits: x86 processors without VNNI add products of 8-bit weights in 16 bits, which overflow; "

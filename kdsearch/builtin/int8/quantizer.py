@@ -22,7 +22,7 @@ from kdsearch.builtin.int8.static import Setting, calibrated, layers_of
 from kdsearch.builtin.simulated import Layer, Round, simulated, to_limit
 from kdsearch.errors import UserError
 from kdsearch.kinds import Compressor, Model, Plan, Subject
-from kdsearch.kit.onnx import read_onnx, save_onnx
+from kdsearch.kit.onnx import is_quantised, read_onnx, save_onnx
 
 __all__ = ["Int8", "Int8Options"]
 
@@ -88,6 +88,8 @@ class Int8(Compressor[Int8Options]):
                     made = self._static(setting)
                 else:
                     made = self._better(setting, model, file)
+            if not is_quantised(made):
+                self.note("nothing is in 8 bits: no operator reads a weight of fp32 that 8 bits hold")
             made.metadata_props.extend(read_onnx(file).metadata_props)  # what its owner wrote there
             save_onnx(made, file)
 

@@ -203,6 +203,19 @@ def test_layers_in_float16_stay_so(mode, tmp_path):
         quantizer.rewrite(file, quantizer.plan(None), feeds)
 
 
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_where_nothing_is_quantised_that_is_said(mode, tmp_path):
+    """Of weights in float64, which onnxruntime's quantiser passes over."""
+    given, answered = (helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, ["n", 4]) for name in "xy")
+    weight = numpy_helper.from_array(np.eye(4), "w")
+    body = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "net", [given], [answered], [weight])
+    file = tmp_path / "net.onnx"
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), file)
+    quantizer = Int8(Int8Options(mode=mode))
+    quantizer.rewrite(file, quantizer.plan(None), [{"x": np.ones((8, 4))}])
+    assert any(each.startswith("nothing is in 8 bits") for each in quantizer.notes)
+
+
 def test_nothing_to_calibrate_with(fp32, tmp_path):
     before = (fp32 / "mlp.onnx").read_bytes()
     with pytest.raises(UserError, match="no calibration samples"):
