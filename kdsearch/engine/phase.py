@@ -182,7 +182,15 @@ class PhaseRun:
         return not all(each for _, each in told)
 
     def _backward(self, together: Sequence[Update], turn: Turn, group: int) -> None:
-        """Gradients of each update reach the parameters of its own optimisers only."""
+        """Gradients of each update reach the parameters of its own optimisers only.
+
+        Raises:
+            PluginError: something in the step has switched gradients off: nothing would be learnt, and nothing said.
+        """
+        if not torch.is_grad_enabled():
+            torch.set_grad_enabled(True)  # for whoever comes next
+            problem = "something in this step has switched gradients off, and not on again"
+            raise PluginError(problem, path="recipe", fix="Use `with torch.no_grad():`, not `torch.set_grad_enabled(False)`.")
         for number, (update, loss) in enumerate(zip(together, turn.losses, strict=True)):
             parameters = [p for name in self._names(update) for p in self.optims[name].parameters.values()]
             if loss.requires_grad:

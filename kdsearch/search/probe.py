@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from kdsearch.kinds import IO, Batch, Model, Outputs, Task
 from kdsearch.kinds.forward import run_model, tap_name
@@ -47,6 +47,7 @@ class LiveProbe:
     ) -> None:
         self._teacher_fed = teacher_fed
         self.batch, self.io, self.task = channels_last(batch), io, task
+        self._untouched = {name: tensor.clone() for name, tensor in self.batch.tensors.items()}
         self.rng: Generator = stream(seed, "probe")
         self.teacher_model = teacher
         self._taps = {role: tuple(dict.fromkeys(taps_of(taps, role))) for role in ("student", "teacher")}
@@ -92,6 +93,14 @@ class LiveProbe:
         self._bound = (student.module, trace, self._bound[2])
         self.rng = Generator().manual_seed(self._bound[2])
 
+    def put_back(self) -> list[str]:
+        """Which tensors of the batch a proxy has written into; they are as they were again, for all that follow."""
+        written = [name for name, tensor in self.batch.tensors.items() if not _same(tensor, self._untouched[name])]
+        for name in written:
+            with torch.no_grad():
+                self.batch.tensors[name].copy_(self._untouched[name])
+        return written
+
     def release(self) -> None:
         """Let go of the last candidate; the stream is the probe's own again, from its start."""
         self._bound, self._shared, self._made_for_candidate = None, None, {}
@@ -135,6 +144,11 @@ class LiveProbe:
         with undisturbed(model.module):
             seed_generators(seed)
             return run_model(model, self.task, batch, names, copies=True).detach()
+
+
+def _same(tensor: Tensor, known: Tensor) -> bool:
+    """Whether all is equal; missing numbers are NaN in both."""
+    return torch.equal(tensor, known) or bool(((tensor == known) | ((tensor != tensor) & (known != known))).all())
 
 
 def channels_last(batch: Batch) -> Batch:

@@ -175,7 +175,12 @@ class Scorer:
                     probe.rebind(student, trace)
                     seed_generators(seed)
                     try:
-                        values[name].append(float(proxy.score(student, probe)))
+                        with torch.enable_grad():  # and back, whatever the proxy leaves behind
+                            value = float(proxy.score(student, probe))
+                        if written := probe.put_back():
+                            problem = f"writes into the probe's batch ('{written[0]}'), which all proxies read"
+                            raise PluginError(problem, expected="a copy of its own")
+                        values[name].append(value)
                     except FOREIGN as error:
                         if raises and self.ranks and isinstance(error, UserError):
                             raise error.at(path=f"proxy {name}") from error.__cause__

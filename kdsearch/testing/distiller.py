@@ -236,7 +236,9 @@ class DistillerContract:
         with torch.random.fork_rng(devices=[]):
             torch.rand(3)  # no state that a seed leaves
             states = torch.get_rng_state(), random.getstate()
-            distiller.terms(step)
+            with torch.enable_grad():
+                distiller.terms(step)
+                require(torch.is_grad_enabled(), "it switches gradients off; use `with torch.no_grad():`")
             equal = torch.equal(states[0], torch.get_rng_state()) and states[1] == random.getstate()
         require(equal, "it seeds or draws from a global stream; draw from step.rng")
         for name, tensor in step.batch.tensors.items():

@@ -120,6 +120,13 @@ class ProxyContract:
                 differing = changed(was, trace(model.module))
                 require(not differing, f"'{model.name}' changed: {', '.join(differing[:5])}")
 
+    def test_leaves_gradients_switched_on(self) -> None:
+        probe = self.probe()
+        proxy, students = self.ready(probe)
+        with torch.enable_grad():
+            proxy.score(students[0], probe)
+            require(torch.is_grad_enabled(), "it switches gradients off; use `with torch.no_grad():`")
+
     def test_leaves_batch_as_it_was(self) -> None:
         probe = self.probe()
         before = {name: tensor.clone() for name, tensor in probe.batch.tensors.items()}

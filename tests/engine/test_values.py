@@ -231,6 +231,22 @@ def test_a_term_that_is_no_scalar_tensor_is_named(term, words, tmp_path):
         training(Plain(step), {"student": mlp()}, source(12), tmp_path, batch_size=12).run()
 
 
+def test_a_step_that_switches_gradients_off_is_refused(tmp_path):
+    """Nothing would be learnt from then on, and nothing said."""
+
+    def step(s):
+        yield Update({"task": s.task()})
+        torch.set_grad_enabled(False)
+
+    try:
+        with pytest.raises(PluginError, match="something in this step has switched gradients off") as caught:
+            training(Plain(step), {"student": mlp()}, source(24), tmp_path, batch_size=12).run()
+        assert "torch.no_grad()" in caught.value.fix
+        assert torch.is_grad_enabled()
+    finally:
+        torch.set_grad_enabled(True)
+
+
 def test_a_term_of_nothing_but_rounding_is_not_scaled(tmp_path):
     """1e-8 of the task's loss: its gradients are noise, and 10^8 times that would be the training."""
 

@@ -116,7 +116,7 @@ class Energy(Proxy[NoOptions]):
 
 
 class Vandal(Proxy[NoOptions]):
-    """Changes all it can: weights through `.data`, statistics, gradients, mode, hooks, submodules, random streams."""
+    """Changes all it can: weights through `.data`, statistics, gradients and if there are any, mode, hooks, parts, streams."""
 
     def score(self, student: Model, probe: Probe) -> float:
         net = student.module
@@ -129,6 +129,7 @@ class Vandal(Proxy[NoOptions]):
         net.register_forward_hook(lambda *_: None)
         net.drop = nn.Identity()
         net.eval()
+        torch.set_grad_enabled(False)
         return float(found + draw)
 
 

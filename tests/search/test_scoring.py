@@ -50,6 +50,38 @@ def test_a_proxy_sees_nothing_of_the_others(order: tuple[str, ...]) -> None:
         ]
 
 
+def test_a_proxy_that_writes_into_the_batch_is_named_and_no_other() -> None:
+    """What the others score would be of zeros, and one of them be blamed."""
+
+    class Zeroes(Size):
+        def score(self, student: Model, probe: Probe) -> float:
+            probe.batch["image"].data.zero_()
+            return 1.0
+
+    proxies = {"zeroes": Zeroes(NoOptions()), "size": Size(NoOptions())}
+    scorer = Scorer(ToySpace(), TOY_IO, ToyTask(NoOptions()), proxies, batch_size=8)
+    with pytest.raises(PluginError, match=r"^proxy zeroes: writes into the probe's batch \('image'\)"):
+        scorer.check()
+
+
+def test_the_batch_is_put_back_missing_numbers_included() -> None:
+    probe = probe_with(student_of(depth=1, width=4))
+    image = probe.batch["image"]
+    assert probe.put_back() == []
+    known = image.clone()
+    image.data.zero_()
+    assert probe.put_back() == ["image"]
+    assert torch.equal(image, known)
+    image.data[0] = torch.nan
+    gaps = LiveProbe(probe.batch, TOY_IO, ToyTask(NoOptions()))
+    assert gaps.put_back() == []
+
+
+def test_gradients_are_as_they_were() -> None:
+    toy_scorer(["vandal"]).score(SPECS[0])
+    assert torch.is_grad_enabled()
+
+
 def test_specs_of_one_canonical_form_have_one_row() -> None:
     a, b = (toy_scorer().score({"depth": 2, "width": 4, "norm": True, "alias": alias}) for alias in (0, 1))
     assert a == b

@@ -123,6 +123,13 @@ class Seeds(Good):
         return {"mse": mse(step)}
 
 
+class SwitchesOff(Good):
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        found = {"mse": mse(step)}
+        torch.set_grad_enabled(False)
+        return found
+
+
 class Relabels(Good):
     def terms(self, step: Step) -> dict[str, Tensor]:
         step.batch["label"].clamp_(max=2)
@@ -186,6 +193,7 @@ DISTILLER_FAULTS = [
     (LogOfZero, "test_dead_tensors_are_finite"),
     (Remembers, "test_what_it_remembers_is_buffers"),
     (Seeds, "test_leaves_batch_and_global_streams_as_they_were"),
+    (SwitchesOff, "test_leaves_batch_and_global_streams_as_they_were"),
     (Relabels, "test_leaves_batch_and_global_streams_as_they_were"),
     (Crashes, "test_what_it_remembers_is_buffers"),
     (Unasked, "test_reads_no_tap_but_those_that_it_asks_for"),
@@ -260,6 +268,10 @@ def batch_in_place(_: Model, probe: Probe) -> None:
     probe.batch["image"].add_(1)
 
 
+def switches_off(_: Model, __: Probe) -> None:
+    torch.set_grad_enabled(False)
+
+
 def counts_candidates(_: Model, probe: Probe) -> float:
     seen = probe.once("seen", list)
     seen.append(1)
@@ -283,6 +295,7 @@ PROXY_FAULTS = [
     (global_rng, "test_leaves_no_trace"),
     (python_rng, "test_equal_candidates_score_equally"),
     (batch_in_place, "test_leaves_batch_as_it_was"),
+    (switches_off, "test_leaves_gradients_switched_on"),
     (counts_candidates, "test_order_of_candidates_does_not_matter"),
     (not_a_number, "test_dead_and_exploded_networks_have_a_defined_score"),
 ]
