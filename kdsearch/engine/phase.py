@@ -190,7 +190,9 @@ class PhaseRun:
         if not torch.is_grad_enabled():
             torch.set_grad_enabled(True)  # for whoever comes next
             problem = "something in this step has switched gradients off, and not on again"
-            raise PluginError(problem, path="recipe", fix="Use `with torch.no_grad():`, not `torch.set_grad_enabled(False)`.")
+            raise PluginError(
+                problem, path="recipe", fix="Use `with torch.no_grad():`, not `torch.set_grad_enabled(False)`."
+            )
         for number, (update, loss) in enumerate(zip(together, turn.losses, strict=True)):
             parameters = [p for name in self._names(update) for p in self.optims[name].parameters.values()]
             if loss.requires_grad:

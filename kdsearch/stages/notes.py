@@ -14,6 +14,7 @@ from kdsearch.stages.quality import SHARE, as_before, file_label, goodness, meas
 from kdsearch.stages.starts import BEST_SCORED
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
+from kdsearch.study.rules import bare
 from kdsearch.study.summary import left_out
 from kdsearch.training.materials import Materials
 from kdsearch.training.normalize import said, suspects
@@ -56,6 +57,17 @@ def warnings_of(materials: Materials, inputs: Mapping[str, Artifact]) -> list[st
     return found
 
 
+def _numberless(materials: Materials, exported: Mapping[str, Any]) -> list[str]:
+    """Metrics that the study names and that have no value of what ships: none could be judged, or it was no finite number."""
+    found = [each["metrics"] for each in exported["shipped_roles"].values()] or [exported["shipped"]]
+    asked = [bare(use.use) for use in materials.study.config.metrics]
+    return [
+        f"Metric '{name}' has no finite value on the test split, and is left out."
+        for name in dict.fromkeys(asked)
+        if any(name not in each for each in found)
+    ]
+
+
 def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list[dict[str, Any]]) -> list[str]:
     notes = noted(inputs["prepare"].facts["data"]["facts"])
     notes += [
@@ -73,6 +85,7 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
     notes += [note for each in inputs["prepare"].facts["teachers"].values() if (note := each.get("note"))]
     for name, each in inputs["prepare"].facts["teachers"].items():
         notes += [f"Teacher '{name}': {text}" for text in each.get("notes", ())]
+    notes += _numberless(materials, inputs["export"].facts)
     notes += _not_smaller(materials, inputs)
     for row in exports:
         which = f"{row['format']} of all students together" if row.get("role") else row["format"]

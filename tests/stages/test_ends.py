@@ -16,6 +16,9 @@ from sklearn.datasets import load_digits
 from kdsearch.cli import main
 from kdsearch.deploy.files import open_session
 from kdsearch.errors import StudyError
+from kdsearch.hooks import hookimpl
+from kdsearch.host import Host
+from kdsearch.kinds import Metric, NoOptions
 from kdsearch.store.files import read_json
 from tests.stages.tiny import LESS, run_tiny
 
@@ -44,6 +47,27 @@ def test_what_answers_the_class_alone_has_no_objective_of_scores(tmp_path):
         run_tiny(tmp_path, *LESS, CLASS, "objectives={nll: min}")
     assert caught.value.path == "export.exporter.options.output"
     assert not (tmp_path / "study/artifacts").exists()
+
+
+class Nowhere(Metric[NoOptions]):
+    """As of classes that a split lacks."""
+
+    def measure(self, predict, data, split, services):
+        return {"nowhere": float("nan")}
+
+
+class Plugin:
+    @hookimpl
+    def kdsearch_register(self, register):
+        register.metric("nowhere", f"{__name__}:Nowhere")
+
+
+def test_a_metric_without_a_number_is_said(tmp_path):
+    host = Host.load(extra=[("nowhere", Plugin())])
+    result = run_tiny(tmp_path, *LESS, "metrics=[nowhere, nll]", host=host)
+    assert "nowhere" not in result["metrics"]
+    said = [each for each in result["notes"] if each.startswith("Metric ")]
+    assert said == ["Metric 'nowhere' has no finite value on the test split, and is left out."]
 
 
 def test_what_answers_the_class_alone_is_judged_by_what_it_decides(tmp_path):
