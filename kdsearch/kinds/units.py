@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kdsearch.errors import PluginError
 from kdsearch.kinds.data import Field
 from kdsearch.kinds.model import Model
+from kdsearch.kinds.space import SearchSpace
 from kdsearch.kinds.task import IO
 
 
@@ -79,18 +80,24 @@ class Restored:
         return self.scales[name].restored(z) if name in self.scales else z
 
 
+def member_of(space: SearchSpace[Any], spec: Any, io: IO) -> Model:
+    """What the space builds, in units: see `in_units`. Raise PluginError where that is no Model."""
+    return in_units(a_model(space, space.build(spec, io)), io)
+
+
+def a_model(space: SearchSpace[Any], found: object) -> Model:
+    """What the space's `build` gave. Raise PluginError where that is no Model."""
+    if not isinstance(found, Model):
+        problem = f"`build` of search space {type(space).__name__} gives a {type(found).__name__}"
+        raise PluginError(problem, expected="a kdsearch.kinds.Model")
+    return found
+
+
 def in_units(model: Model, io: IO) -> Model:
     """The model, which computes in standard deviations, reading and answering fields that have a mean in their own units.
 
     Of a field beside a field `present_<name>` it reads nothing in samples that lack it, nor of its mask `<name>_mask`.
-
-    Raises:
-        PluginError: it is no Model: what a search space built.
     """
-    given: object = model
-    if not isinstance(given, Model):
-        problem = f"`build` of the search space gives a {type(given).__name__}"
-        raise PluginError(problem, expected="a kdsearch.kinds.Model")
     reads = {i: Scale.of(field) for i, name in enumerate(model.inputs) if (field := io.input(name)).mean}
     answers = {each.name: Scale.of(each) for each in io.outputs if each.mean and each.name in model.outputs}
     places = {name: i for i, name in enumerate(model.inputs)}

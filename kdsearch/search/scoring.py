@@ -14,7 +14,7 @@ from torch import Generator
 from kdsearch.errors import FOREIGN, KdsearchError, PluginError, TooLargeError, TrialError, UserError, exited, told
 from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, Task
 from kdsearch.kinds.proxy import Taps, taps_of
-from kdsearch.kinds.units import in_units
+from kdsearch.kinds.units import member_of
 from kdsearch.ops.cost import multiply_accumulates, parameters
 from kdsearch.ops.init import gaussian_init
 from kdsearch.ops.layout import channels_last
@@ -204,7 +204,7 @@ class Scorer:
     def _fresh(self, spec: Options, seed: int, init: str, cost: Cost | None = None) -> Model:
         check_weights(self.space, spec, self.io)
         seed_generators(seed)
-        model = initialised(in_units(self.space.build(spec, self.io), self.io), init, seed)
+        model = initialised(member_of(self.space, spec, self.io), init, seed)
         if cost is not None and model.cost_of is None:
             return replace(model, cost_of=lambda: cost)  # counted already: a proxy that asks does not count again
         return model
@@ -349,7 +349,7 @@ def built(space: SearchSpace[Any], spec: Options, io: IO, seed: int) -> Model:
     check_weights(space, spec, io)
     with torch.random.fork_rng(devices=[]):
         seed_generators(seed)
-        return in_units(space.build(spec, io), io)
+        return member_of(space, spec, io)
 
 
 def cost_of(space: SearchSpace[Any], spec: Options, io: IO, task: Task[Any]) -> Cost:

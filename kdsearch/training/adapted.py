@@ -9,6 +9,7 @@ from typing import Any
 
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.kinds import Model, Procedure, SearchSpace
+from kdsearch.kinds.units import a_model
 
 
 def grows(procedure: type[Procedure[Any]]) -> bool:
@@ -47,7 +48,7 @@ def adapted(space: SearchSpace[Any], change: Callable[[Model], Model]) -> Search
 
     class Adapted(own):  # type: ignore[valid-type, misc]
         def build(self, spec: Any, io: Any) -> Model:
-            return change(own.build(self, spec, io))
+            return change(a_model(self, own.build(self, spec, io)))
 
         def cost(self, spec: Any, io: Any) -> None:
             return None

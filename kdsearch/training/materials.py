@@ -25,7 +25,7 @@ from kdsearch.errors import DataError, PluginError, TooLargeError, UserError, on
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Controller, Metric, Model, Procedure, SearchSpace, Task
 from kdsearch.kinds.options import validate
-from kdsearch.kinds.units import in_units
+from kdsearch.kinds.units import member_of
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.search.memory import check_weights
 from kdsearch.store.hashing import derive, digest, file_digest
@@ -174,8 +174,17 @@ class Materials:
             raise UserError(error.problem, expected="a smaller network") from None
 
     def build_student(self, role: str, spec: Mapping[str, Any], seed: int, plain: bool = False) -> Model:
-        """A student of a role as it ships, freshly initialised by `seed`; `plain`: before the procedure has adapted it."""
-        space = (self.plain_spaces if plain else self.spaces)[role]
+        """A student of a role as it ships, freshly initialised by `seed`; `plain`: before the procedure has adapted it.
+
+        Raises:
+            UserError: of a plain one, with the study's line of its space: what else was wrong would be the procedure's.
+        """
+        if not plain:
+            return self._student(self.spaces[role], spec, seed)
+        with placing(self.study, f"{self.study.path_of_student(role)}.space"):
+            return self._student(self.plain_spaces[role], spec, seed)
+
+    def _student(self, space: SearchSpace[Any], spec: Mapping[str, Any], seed: int) -> Model:
         return seeded_build(space, space.parse(dict(spec)), self.io, seed)
 
     def make(self, kind: str, use: Use, path: str) -> Any:
@@ -258,7 +267,7 @@ def seeded_build(space: SearchSpace[Any], spec: Any, io: IO, seed: int) -> Model
     check_weights(space, spec, io)
     with torch.random.fork_rng(devices=[]):
         seed_generators(seed)
-        model = in_units(space.build(spec, io), io)
+        model = member_of(space, spec, io)
     return replace(model, spec=space.read(spec))
 
 

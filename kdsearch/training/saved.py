@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kdsearch.errors import ArtifactError, StudyError
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Compressor, Field, Model, Plan, SearchSpace, named
-from kdsearch.kinds.units import in_units
+from kdsearch.kinds.units import member_of
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.store.artifacts import sealed, unsealed
 from kdsearch.store.files import read_json, storing, write_json
@@ -172,10 +172,10 @@ def _member(architecture: Mapping[str, Any], io: IO, host: Host, network: Given 
         )
     elif isinstance(network, nn.Module | Model):
         made = LiveNetwork(network)
-        return made.build(LiveNetworkSpec(network=""), io)
+        return member_of(made, LiveNetworkSpec(network=""), io)
     else:
         made = network() if isinstance(network, type) else network
-    return made.build(made.parse(architecture["spec"]), io)
+    return member_of(made, made.parse(architecture["spec"]), io)
 
 
 def _built(about: Mapping[str, Any], allow_code: Sequence[str], file: Path, given: Given | None) -> Model:
@@ -198,7 +198,7 @@ def _built(about: Mapping[str, Any], allow_code: Sequence[str], file: Path, give
         io = IO(fields["inputs"], fields["outputs"])
         with torch.random.fork_rng(devices=[]):
             seed_generators(derive(0, "saved"))
-            model = in_units(_member(architecture, io, host, given), io)
+            model = _member(architecture, io, host, given)
     for step in about["history"]:
         pruner: Compressor[Any] = _pruner(host, step["pruner"])
         plan = Plan(**{**step["plan"], "log": tuple(step["plan"]["log"])})

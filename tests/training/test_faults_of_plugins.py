@@ -21,6 +21,7 @@ from kdsearch.stages.asked import check_ask
 from kdsearch.store.artifacts import Store
 from kdsearch.store.folder import Events
 from kdsearch.study import load_study
+from kdsearch.training.adapted import adapted
 from kdsearch.training.dry import check_recipe
 from kdsearch.training.materials import open_materials
 from kdsearch.training.tools import Tools
@@ -142,7 +143,8 @@ def test_of_a_teacher(how, words, host, tmp_path):
         ("sample", "`sample` of the search space gives {'width': 4}. Expected its options"),
         ("canonical", "`canonical` of the search space gives None. Expected its options"),
         ("cost", "`cost` of the search space gives (1, 2). Expected a kdsearch.kinds.Cost, or None"),
-        ("build", "`build` of the search space gives a Sequential. Expected a kdsearch.kinds.Model"),
+        ("build", "`build` of search space FaultySpace gives a Sequential. Expected a kdsearch.kinds.Model"),
+        ("none", "`build` of search space FaultySpace gives a NoneType. Expected a kdsearch.kinds.Model"),
         ("classes", "`build` of the search space answers 'logits' in the shape (4, 7). Expected (4, 10), as `io` says"),
     ],
 )
@@ -150,6 +152,18 @@ def test_of_a_search_space(how, words, host, tmp_path):
     with pytest.raises(PluginError, match=re.escape(words)) as caught:
         look(tmp_path, host, f"student={{space: faulty, spec: {{how: {how}}}}}", "search.proxy=params")
     assert caught.value.path == "student.space"
+    assert str(caught.value.file).startswith("--set student=")
+
+
+def test_a_procedure_that_adapts_is_handed_models_alone():
+    class Unfinished(faulty_plugin.FaultySpace):
+        def build(self, spec, io):
+            return None
+
+    changed = []
+    with pytest.raises(PluginError, match="`build` of search space Unfinished gives a NoneType"):
+        adapted(Unfinished(), changed.append).build(faulty_plugin.FaultySpec(), None)
+    assert not changed
 
 
 @pytest.mark.parametrize(
