@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from kdsearch.errors import DataError, PluginError, one_of
-from kdsearch.kinds import IO, Batch, DataSource, Field, Model, Task
+from kdsearch.kinds import HIDDEN, IO, Batch, DataSource, Field, Model, Task
 
 SAMPLES = 4  # of each split
 
@@ -60,6 +60,18 @@ def check_fits(source: DataSource) -> None:
         for field in source.fields:
             if field.use != "target" or field.name in batch:
                 _check_field(f"split '{name}'", batch, field)
+
+
+def check_classes(batch: Batch, target: str, n: int) -> None:
+    """Raise DataError, which names the sample, for a class index that is none of n classes; HIDDEN is one that nobody knows."""
+    value = batch.tensors.get(target)
+    if value is None:
+        return
+    wrong = (value != HIDDEN) & ((value < 0) | (value >= n))
+    if bool(wrong.any()):
+        at = int(wrong.nonzero()[0])
+        problem = f"'{target}' of sample '{batch.ids[at]}' is {value[at].item()}"
+        raise DataError(problem, path="data", expected=f"0..{n - 1} for the {n} classes")
 
 
 def check_answers(model: Model, task: Task[Any], io: IO) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsearch.engine.fits import check_split
+from kdsearch.engine.fits import check_classes, check_split
 from kdsearch.engine.groups import groups_in
 from kdsearch.engine.members import Members, Piece
 from kdsearch.engine.shares import budgeted, carved, cut, joined, with_parts
@@ -31,13 +31,15 @@ KNOWN_SPLITS = ("train", "unlabeled", "val", "test")  # of a source; others are 
 class Targets:
     """What the study may hide, and how, as its task says.
 
-    `classes`: names of the classes where the target is one class index a sample, else ().
+    `classes`: names of the classes where the target is one class index a sample, else (). `stated`: by the source itself; else they
+    are as many as the strata that its splits offer, which may be others.
     """
 
     fields: tuple[Field, ...]
     hide: Callable[[Batch, Tensor, Sequence[Field]], Batch]
     strata: Callable[[Batch, Sequence[Field]], Tensor]
     classes: tuple[str, ...] = ()
+    stated: bool = False
 
     @classmethod
     def of(cls, source: DataSource, task: Task[Any] | None) -> Targets:
@@ -55,7 +57,11 @@ class Targets:
         return "a label" if self.is_class else f"a known {' or '.join(repr(each.name) for each in self.fields)}"
 
     def hidden_in(self, batch: Batch, hidden: Tensor) -> Batch:
-        return self.hide(batch, hidden, self.fields)
+        """As the study sees it. Raise DataError for a class that is none: what is loaded may differ from `labels` of the split."""
+        seen = self.hide(batch, hidden, self.fields)
+        if self.is_class and self.stated:
+            check_classes(seen, self.fields[0].name, len(self.classes))
+        return seen
 
 
 class Arranged:
@@ -220,7 +226,7 @@ def arrange(
     read = {name: _read(natives[i], i, targets, name != "unlabeled") for name, i in named.items()}
     _check_ids(read)
     if targets.is_class:
-        targets = replace(targets, classes=_classes(source, read))
+        targets = replace(targets, classes=_classes(source, read), stated=bool(source.facts.get("classes")))
         for name, each in read.items():
             _check_labels(name, each, targets.classes)
     if not targets.fields and labeled != 1.0:

@@ -454,3 +454,39 @@ def test_the_task_says_what_its_target_is_and_how_it_is_stratified():
     seen = train["tags"][~train["tags"].isnan().all(1)]
     share = float(source._tags[:150, 0].mean())
     assert float(seen[:, 0].mean()) == pytest.approx(share, abs=0.03)
+
+
+class Offering(Table):
+    """Its `labels` are others than those that it loads."""
+
+    def __init__(self, ids, loaded, offered):
+        super().__init__(ids, loaded)
+        self.labels = torch.tensor(offered)
+
+
+def offering(classes, hidden=()):
+    loaded, offered = [i % 2 for i in range(40)], [HIDDEN if i in hidden else i % 2 for i in range(40)]
+    loaded[7] = 9
+    return make(Tables(classes, train=Offering([f"s{i}" for i in range(40)], loaded, offered)), test=0.1)
+
+
+@pytest.mark.parametrize("wrong", [2, -1, 9])
+def test_a_class_that_is_none_is_said_when_it_is_loaded_whatever_labels_are_offered(wrong):
+    source = Tables(["a", "b"], train=Offering("pqrstuvw", [0, 1, 0, wrong, 0, 1, 0, 1], [0, 1] * 4))
+    split = make(source, validation=0.25, test=0.25)
+    (name,) = (name for name in ("train", "val", "test") if "s" in split.split(name).ids)
+    own = split.split(name)
+    at = own.ids.index("s")
+    with pytest.raises(DataError, match=f"data: 'label' of sample 's' is {wrong}. Expected 0..1 for the 2 classes"):
+        own.load(range(len(own.ids)))
+    assert own.load([i for i in range(len(own.ids)) if i != at])["label"].max() < 2
+
+
+def test_a_class_that_the_study_does_not_see_is_none_of_its_business():
+    a = offering(["a", "b"], hidden=[7])
+    assert 9 not in [int(each) for name in ("train", "val", "test") for each in visible(a, name)]
+
+
+def test_strata_are_no_bound_of_targets_where_no_classes_are_stated():
+    a = offering(None)
+    assert 9 in [int(each) for name in ("train", "val", "test") for each in visible(a, name)]

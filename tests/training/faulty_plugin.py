@@ -88,6 +88,7 @@ SPOILT: Mapping[str, Callable[[Batch], Any]] = {
     "count": lambda batch: batch.having(image=batch["image"][:-1]),
     "shape": lambda batch: batch.having(image=batch["image"][..., :7]),
     "dtype": lambda batch: batch.having(image=batch["image"].double()),
+    "label": lambda batch: batch.having(label=batch["label"] + 5),
     "torn": torn,
     "no target": lambda batch: Batch(batch.ids, {"image": batch["image"]}),
 }

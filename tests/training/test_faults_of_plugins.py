@@ -86,6 +86,7 @@ def look(folder: Path, host: Host, *sets: str) -> None:
         ("count", DataError, "4 samples' 'image' in the shape (3, 1, 8, 8). Expected (4, 1, 8, 8)"),
         ("shape", DataError, "4 samples' 'image' in the shape (4, 1, 8, 7). Expected (4, 1, 8, 8)"),
         ("dtype", DataError, "split 'train' loads 'image' as torch.float64. Expected torch.float32"),
+        ("label", DataError, "'label' of sample 's0' is 5. Expected 0..2 for the 3 classes"),
     ],
 )
 def test_of_a_data_set(how, error, words, host, tmp_path):
