@@ -75,6 +75,7 @@ class LiveStep:
 
     `cached`: stored teacher rows are valid for this batch (nothing augmented it). `gathered`: rows -> those of all ranks.
     `seed`: of what teachers' views draw. `by_sample`: of streams by sample id. `logs`: what was logged, by name.
+    `loaded`: `batches` as the data set gave them.
     """
 
     cast: Cast
@@ -89,6 +90,7 @@ class LiveStep:
     roles: tuple[str, str] = ("student", "teacher")
     runs: dict[tuple[str, int, bool], Pass] = field(default_factory=dict)
     logs: dict[str, list[Tensor | float]] = field(default_factory=dict)
+    loaded: Mapping[str, Batch] = field(default_factory=dict)
 
     @property
     def student(self) -> Outputs:

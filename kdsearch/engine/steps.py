@@ -9,9 +9,10 @@ from typing import Any
 from kdsearch.engine.conduct import Conduct
 from kdsearch.engine.feeds import Endless, lengths_of, loaded, order_of
 from kdsearch.engine.of_classes import split_of
+from kdsearch.engine.spoilt import check_inputs
 from kdsearch.engine.step import Cast, LiveStep
 from kdsearch.engine.terms import Turn, summed
-from kdsearch.errors import PluginError, nearest, one_of
+from kdsearch.errors import PluginError, TrialError, nearest, one_of
 from kdsearch.kinds import Clock, Phase, Task, Update
 from kdsearch.kinds.data import Batch
 from kdsearch.store.hashing import derive, stream
@@ -86,10 +87,16 @@ class Steps:
         cached = not (self.feed.augment and setup.augment) and self._unchanged(placed[self.first], ready[self.first])
         seed = derive(setup.seed, phase.name, epoch, index, "view")
         by_sample = derive(setup.seed, phase.name, epoch, "sample")
-        return LiveStep(self.cast, ready, ready[self.first], rng, clock, cached, seed=seed, by_sample=by_sample)
+        return LiveStep(
+            self.cast, ready, ready[self.first], rng, clock, cached, seed=seed, by_sample=by_sample, loaded=raw
+        )
 
     def turns(self, step: LiveStep, scales: Mapping[str, float]) -> Iterator[tuple[tuple[Update, ...], Turn]]:
-        """Each yield of the phase's step. Autocast ends with every turn: it keeps casts of weights that then move."""
+        """Each yield of the phase's step. Autocast ends with every turn: it keeps casts of weights that then move.
+
+        Raises:
+            TrialError: a term is not finite. DataError: because of a number that a sample holds.
+        """
         turns = iter(self.phase.step(step))
         while True:
             with self.conduct.precision.autocast():
@@ -100,8 +107,15 @@ class Steps:
                 if not all(isinstance(each, Update) for each in together):
                     problem = f"the step of phase '{self.phase.name}' yields a {type(yielded).__name__}"
                     raise PluginError(problem, expected="a kdsearch.kinds.Update, or a tuple of them")
-                turn = summed(together, self.weights, scales, step.clock, self.phase.name)
+                turn = self._summed(step, together, scales)
             yield together, turn
+
+    def _summed(self, step: LiveStep, together: tuple[Update, ...], scales: Mapping[str, float]) -> Turn:
+        try:
+            return summed(together, self.weights, scales, step.clock, self.phase.name)
+        except TrialError:
+            check_inputs(self.setup, [(step.loaded[name], given) for name, given in step.batches.items()])
+            raise
 
     def _unchanged(self, raw: Batch, ready: Batch) -> bool:
         """Whether the task's `prepare` left what a teacher reads alone, so that its stored rows are of this batch.

@@ -89,6 +89,7 @@ SPOILT: Mapping[str, Callable[[Batch], Any]] = {
     "shape": lambda batch: batch.having(image=batch["image"][..., :7]),
     "dtype": lambda batch: batch.having(image=batch["image"].double()),
     "label": lambda batch: batch.having(label=batch["label"] + 5),
+    "nan": lambda batch: batch.having(image=batch["image"].where(batch["image"] < 1, torch.nan)),
     "torn": torn,
     "no target": lambda batch: Batch(batch.ids, {"image": batch["image"]}),
 }

@@ -87,6 +87,7 @@ def look(folder: Path, host: Host, *sets: str) -> None:
         ("shape", DataError, "4 samples' 'image' in the shape (4, 1, 8, 7). Expected (4, 1, 8, 8)"),
         ("dtype", DataError, "split 'train' loads 'image' as torch.float64. Expected torch.float32"),
         ("label", DataError, "'label' of sample 's0' is 5. Expected 0..2 for the 3 classes"),
+        ("nan", DataError, "'image' of sample 's0' holds nan. Expected finite numbers"),
     ],
 )
 def test_of_a_data_set(how, error, words, host, tmp_path):
