@@ -12,9 +12,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from kdsearch.errors import ArtifactError, StudyError
+from kdsearch.errors import ArtifactError, StudyError, told
 from kdsearch.host import Host
-from kdsearch.kinds import IO, Compressor, Field, Model, Plan, SearchSpace, named
+from kdsearch.kinds import IO, Compressor, Field, Model, Plan, SearchSpace
 from kdsearch.kinds.units import member_of
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.store.artifacts import sealed, unsealed
@@ -23,6 +23,7 @@ from kdsearch.store.hashing import derive
 from kdsearch.store.weights import load_into, read, write
 from kdsearch.study.code import load_code
 from kdsearch.study.live_student import LiveNetwork, LiveNetworkSpec, name_of
+from kdsearch.training.answers import answered, moved, remembered
 
 FORMAT = 1
 ABOUT, WEIGHTS = "model.json", "weights.safetensors"
@@ -71,7 +72,11 @@ def save_model(
     }
     folder, weights = Path(dir), {name: value.detach().cpu() for name, value in model.module.state_dict().items()}
     built = _built(about, allow_code, folder / ABOUT, network)
-    if differs := _difference(model, built, weights, io):
+    differs = _misshapen(model, built)
+    if not differs and io is not None:
+        load_into(built.module, weights, "save_model")
+        differs, about["answers"] = _compared(model, built, io)
+    if differs:
         raise StudyError(
             f"architecture and history make another network: {differs}",
             path="save_model",
@@ -94,7 +99,8 @@ def load_model(dir: Path | str, *, allow_code: Sequence[str] = (), network: Give
 
     Raises:
         StudyError: `network` is asked for, and not given.
-        ArtifactError: a file is missing, damaged or of another format, or the weights are not of this network.
+        ArtifactError: a file is missing, damaged or of another format, the weights are not of this network, or its code has
+            changed since.
         UnsafeCodeError: the network is built by code that `allow_code` does not name.
     """
     file = Path(dir) / ABOUT
@@ -110,27 +116,39 @@ def load_model(dir: Path | str, *, allow_code: Sequence[str] = (), network: Give
     model = _built(about, allow_code, file, network)
     load_into(model.module, read(weights), weights)
     model.module.eval()
+    if kept := about.get("answers"):  # a folder of before has none
+        _check_answers(kept, model, about, file)
     return model
 
 
-def _difference(model: Model, built: Model, weights: Mapping[str, Tensor], io: IO | None) -> str:
-    """What tells the two apart, once they have equal weights; "" where nothing does."""
+def _check_answers(kept: Mapping[str, Any], model: Model, about: Mapping[str, Any], file: Path) -> None:
+    """Raise ArtifactError where the network answers otherwise than the saved one did. A copy does: a pass may change it."""
+    try:
+        name = moved(kept, model.copy())
+        otherwise = f"answers '{name}' otherwise than it did" if name else ""
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        otherwise = f"fails: {told(error)}"
+    if otherwise:
+        of = next(about["architecture"][key] for key in ("code", "space", "network") if key in about["architecture"])
+        raise ArtifactError(
+            f"the code of '{of}' has changed since it was saved: with its weights it {otherwise}",
+            file=file,
+            expected="the code, and the objects, that it was saved with",
+        )
+
+
+def _misshapen(model: Model, built: Model) -> str:
+    """Names of weights that one alone of the two has, or in another shape; "" where there are none."""
     own, again = ({name: tuple(x.shape) for name, x in each.module.state_dict().items()} for each in (model, built))
-    if own != again:
-        return ", ".join(sorted(name for name in own.keys() | again.keys() if own.get(name) != again.get(name))[:3])
-    if io is None:
-        return ""
-    load_into(built.module, weights, "save_model")
-    rng = torch.Generator().manual_seed(derive(0, "saved"))
-    inputs = [io.input(name).noise(2, rng) for name in model.inputs]
-    answers = []
-    for each in (model.copy(), built):
-        module = each.module.cpu().eval()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            seed_generators(0)
-            answers.append(named(module(*inputs), model.outputs))
-    one, other = answers
-    return ", ".join(name for name in one if not _are_near(one[name], other[name]))
+    return ", ".join(sorted(name for name in own.keys() | again.keys() if own.get(name) != again.get(name))[:3])
+
+
+def _compared(model: Model, built: Model, io: IO) -> tuple[str, dict[str, Any]]:
+    """The answers that tell the two apart, of equal weights, "" where none does; and what is remembered of them."""
+    fields = [io.input(name) for name in model.inputs]
+    one, other = (answered(each, fields) for each in (model.copy(), built))
+    differs = ", ".join(name for name in one if not _are_near(one[name], other[name]))
+    return differs, {} if differs else remembered(built, other, io)
 
 
 def _are_near(x: Tensor, y: Tensor) -> bool:

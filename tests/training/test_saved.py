@@ -25,8 +25,8 @@ FIELDS = IO((Field("image", "image", (3, 16, 16)),), (Field("logits", "logits", 
 CODE = "tests.training.test_saved:network"
 
 
-def network(width=12):
-    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
+def network(width=12, act=nn.ReLU):
+    return nn.Sequential(nn.Conv2d(3, width, 3), act(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4))
 
 
 def normed():
@@ -182,3 +182,113 @@ def test_a_network_whose_weights_are_computed(tmp_path):
     x = torch.randn(2, 3, 16, 16)
     assert again.module[2].out_channels < 12
     torch.testing.assert_close(again.module(x), small.module(x))
+
+
+class Rounding(nn.Module):
+    """The sign of sums of many numbers: rounding decides some."""
+
+    def forward(self, x):
+        return x + (x.mean((2, 3), keepdim=True) * 1e7).sign()
+
+
+class Drawing(nn.Module):
+    def forward(self, x):
+        return x + torch.randn(x.shape, dtype=x.dtype)
+
+
+class Unknowing(nn.Module):
+    def forward(self, x):
+        return x / 0 * 0
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        return self.gone(x)
+
+
+ACT, DTYPE = nn.ReLU, torch.float32
+
+
+def of_act():
+    return network(act=ACT).to(DTYPE)
+
+
+OF_ACT = f"{__name__}:of_act"
+
+
+def saved_with(act, folder, monkeypatch, dtype=torch.float32):
+    """A network of this activation, saved by its code."""
+    monkeypatch.setattr(f"{__name__}.ACT", act)
+    monkeypatch.setattr(f"{__name__}.DTYPE", dtype)
+    torch.manual_seed(0)
+    model = Model(network(act=act).to(dtype), ("image",))
+    io = replace(FIELDS, inputs=(replace(FIELDS.inputs[0], dtype=str(dtype).removeprefix("torch.")),))
+    kdsearch.save_model(model, folder, code=OF_ACT, io=io, allow_code=[OF_ACT])
+    return model
+
+
+def test_code_that_has_changed_since_is_told_by_its_answers(tmp_path, monkeypatch):
+    saved_with(nn.ReLU, tmp_path, monkeypatch)
+    for act, says in ((nn.Tanh, "answers 'logits' otherwise than it did"), (Broken, "fails: AttributeError: 'Broken'")):
+        monkeypatch.setattr(f"{__name__}.ACT", act)
+        with pytest.raises(ArtifactError) as caught:
+            kdsearch.load_model(tmp_path, allow_code=[OF_ACT])
+        begins = f"{tmp_path / 'model.json'}: the code of '{OF_ACT}' has changed since it was saved: with its weights it {says}"
+        assert str(caught.value).startswith(begins)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(f"{__name__}.ACT", nn.ReLU)
+    kdsearch.load_model(tmp_path, allow_code=[OF_ACT])
+
+
+def test_a_space_and_a_module_that_have_changed_since_are_told_too(tmp_path):
+    model, spec = member()
+
+    class Changed(Wide):
+        def build(self, spec, io):
+            found = super().build(spec, io)
+            found.module.register_forward_pre_hook(lambda module, args: (args[0].tanh(),))
+            return found
+
+    kdsearch.save_model(model, tmp_path / "space", network=Wide, io=FIELDS, spec=spec)
+    own = network()
+    kdsearch.save_model(Model(own, ("image",)), tmp_path / "module", network=own, io=FIELDS, spec={})
+    for name, given in (("space", Changed), ("module", network(act=nn.Tanh))):
+        with pytest.raises(
+            ArtifactError, match=r"the code of '\w+' has changed since it was saved: .*'logits' otherwise"
+        ):
+            kdsearch.load_model(tmp_path / name, network=given)
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration:UserWarning")  # of mkldnn.flags
+@pytest.mark.parametrize("act", [nn.ReLU, Rounding, Drawing, Unknowing])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_rounding_and_draws_change_is_the_same_network(act, dtype, tmp_path, monkeypatch):
+    """Read by other code of torch, which sums in another order."""
+    model = saved_with(act, tmp_path, monkeypatch, dtype)
+    torch.manual_seed(7)
+    with torch.backends.mkldnn.flags(enabled=False):
+        again = kdsearch.load_model(tmp_path, allow_code=[OF_ACT])
+    assert all(torch.equal(x, model.module.state_dict()[name]) for name, x in again.module.state_dict().items())
+
+
+def test_a_folder_of_before_has_no_answers(tmp_path, monkeypatch):
+    saved_with(nn.ReLU, tmp_path, monkeypatch)
+    file = tmp_path / "model.json"
+    found = json.loads(file.read_text())
+    kept = found["answers"]["outputs"]["logits"]
+    assert len(kept["numbers"]) == 8
+    assert 0 < kept["within"] < 0.01 * (max(kept["numbers"]) - min(kept["numbers"]))
+    file.write_text(json.dumps(sealed({key: value for key, value in found.items() if key not in (SEAL, "answers")})))
+    monkeypatch.setattr(f"{__name__}.ACT", nn.Tanh)
+    kdsearch.load_model(tmp_path, allow_code=[OF_ACT])
+
+
+def test_equal_networks_are_equal_bytes_and_the_callers_draws_go_on(tmp_path, monkeypatch):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    for name in ("one", "two"):
+        saved_with(Drawing, tmp_path / name, monkeypatch)
+    torch.set_rng_state(before)
+    kdsearch.load_model(tmp_path / "one", allow_code=[OF_ACT])
+    for file in ("model.json", "weights.safetensors"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
