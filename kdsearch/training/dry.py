@@ -65,7 +65,8 @@ LOOK_S = 0.5
 def check_recipe(materials: Materials) -> None:
     """Raise UserError, with the study's line, for what every training of the recipe would fail of.
 
-    What a step alone cannot judge passes: a loss that is not finite, a program that is ended, a teacher that would have to write.
+    What a step alone cannot judge passes: a loss that is not finite by no sample's fault, a program that is ended,
+    a teacher that would have to write.
     """
     _check_data(materials)
     check_first_keys(materials)
