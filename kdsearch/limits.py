@@ -8,6 +8,8 @@ from __future__ import annotations
 # Names that become files or keys: the study, teachers, roles, distillers, formats.
 NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 NAME_IN_WORDS = "1 to 64 letters, digits, '_', '.' or '-', the first no '.' or '-'"
+TERM = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}"  # of a distiller: weights call it `distiller.term`
+TERM_IN_WORDS = "1 to 64 letters, digits, '_' or '-', the first no '-'"
 
 # Text: a study, one of its values, a JSON file of a folder.
 STUDY_BYTES = 1_000_000

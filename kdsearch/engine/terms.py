@@ -75,7 +75,10 @@ def summed(updates: Sequence[Update], weights: Weights, scales: Mapping[str, flo
 
 
 def check_scalars(terms: Mapping[str, Any], of: str) -> None:
-    """Raise PluginError naming the first term that is no scalar tensor, and of what it is."""
+    """Raise PluginError, saying of what they are, where these are no mapping, or naming the first term that is no scalar tensor."""
+    if not isinstance(terms, Mapping):
+        problem = f"the terms of {of} are a {type(terms).__name__}"
+        raise PluginError(problem, expected="a mapping of names to scalars")
     for name, value in terms.items():
         if not isinstance(value, Tensor):
             expected = "a scalar tensor, such as step.student['logits'].new_zeros(()) where there is nothing to learn"

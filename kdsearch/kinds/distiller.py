@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, ClassVar, Generic, Protocol
 
 from torch import Tensor, nn
 
-from kdsearch.errors import PluginError
+from kdsearch.errors import PluginError, nearest, one_of
 from kdsearch.kinds.data import DataSource
 from kdsearch.kinds.model import Model, TapShapes
 from kdsearch.kinds.options import Capability, O, Options, requested_taps
@@ -17,6 +19,7 @@ from kdsearch.kinds.services import Services
 from kdsearch.kinds.step import Clock, Step
 from kdsearch.kinds.task import IO, Task
 from kdsearch.kinds.teacher import Access
+from kdsearch.limits import TERM, TERM_IN_WORDS
 
 ANSWERED = ("logits", "scores", "value", "embedding")  # outputs of the tasks there are: whoever answers gives them
 
@@ -144,10 +147,39 @@ def check_said(made: Distiller[Any], name: str) -> None:
         raise PluginError(f"`taps` of distiller '{name}' gives {taps!r}", expected="a list of names by role")
     constants: object = made.constants()
     if not isinstance(constants, Mapping) or not all(map(_is_number, constants.values())):
-        raise PluginError(f"`constants` of distiller '{name}' gives {constants!r}", expected="a number by term")
+        raise PluginError(f"`constants` of distiller '{name}' gives {constants!r}", expected="a finite number by term")
+    _check_names(constants, f"`constants` of distiller '{name}' has")
     terms: object = made.named_terms()
     if not _are_names(terms):
         raise PluginError(f"`named_terms` of distiller '{name}' gives {terms!r}", expected="a list of names")
+    _check_names(terms, f"`named_terms` of distiller '{name}' gives")  # type: ignore[arg-type]
+
+
+def check_roles(taps: Iterable[str], known: Collection[str], who: str) -> None:
+    """Raise PluginError for taps of a role that nobody has. taps: by role. who: whose they are, such as `distiller 'x'`."""
+    for role in taps:
+        if role not in known:
+            problem = f"`taps` of {who} gives taps of the role {role!r}"
+            raise PluginError(problem, nearest=nearest(str(role), known), expected=one_of(known))
+
+
+def check_terms(given: object, name: str) -> None:
+    """Raise PluginError where `terms` of the distiller of this name gave no mapping, nothing, or a term that no weight can name."""
+    if not isinstance(given, Mapping):
+        problem = f"distiller '{name}' gave {type(given).__name__}"
+        raise PluginError(problem, expected="a mapping of names to scalars")
+    if not given:
+        raise PluginError(f"distiller '{name}' gives no terms", expected="one or more named scalars")
+    if other := [term for term in given if not isinstance(term, str)]:
+        problem = f"distiller '{name}' gave a term named {other[0]!r}"
+        raise PluginError(problem, expected="a mapping of names to scalars")
+    _check_names(given, f"distiller '{name}' gave")
+
+
+def _check_names(terms: Iterable[object], whose: str) -> None:
+    for term in terms:
+        if not isinstance(term, str) or not re.fullmatch(TERM, term):
+            raise PluginError(f"{whose} a term named {term!r}", expected=f"a name of {TERM_IN_WORDS}")
 
 
 def _are_names(given: object) -> bool:
@@ -155,7 +187,7 @@ def _are_names(given: object) -> bool:
 
 
 def _is_number(given: object) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool)
+    return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)
 
 
 def access_needed(cls: type[Distiller[Any]], options: Options) -> Access:

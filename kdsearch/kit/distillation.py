@@ -30,6 +30,7 @@ from kdsearch.kinds import (
     Step,
     Update,
 )
+from kdsearch.kinds.distiller import check_terms
 from kdsearch.ops.batches import in_batches
 from kdsearch.ops.copies import module_copy
 
@@ -152,19 +153,12 @@ def _terms(name: str, distiller: Distiller[Any], step: Step) -> Mapping[str, Ten
     """The distiller's terms.
 
     Raises:
-        PluginError: no mapping, or a name that is no text.
+        PluginError: see `check_terms`.
         TrialError: it asked for the end of the program.
     """
     try:
         terms = distiller.terms(step)
     except SystemExit as error:
         raise exited(f"distiller '{name}'", error) from error
-    given = tuple(terms) if isinstance(terms, Mapping) else None
-    if given is None or not all(isinstance(term, str) for term in given):
-        shown = (
-            type(terms).__name__
-            if given is None
-            else f"a term named {next(t for t in given if not isinstance(t, str))!r}"
-        )
-        raise PluginError(f"distiller '{name}' gave {shown}", expected="a mapping of names to scalars")
+    check_terms(terms, name)
     return terms

@@ -22,7 +22,7 @@ from kdsearch.kinds import (
     Model,
     TapShapes,
 )
-from kdsearch.kinds.distiller import check_said
+from kdsearch.kinds.distiller import check_roles, check_said, check_terms
 from kdsearch.kit.networks import modelled
 from kdsearch.ops.copies import module_copy
 from kdsearch.ops.place import device_of
@@ -73,6 +73,7 @@ class Distillation(nn.Module):
 
     Raises:
         DataError, TapError: a network that does not read the example, a tap that is not there or does not fit.
+        PluginError: what a distiller says of itself is none of that, or it reads another model than these two.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Distillation(nn.Module):
                 raise PluginError(f"distiller '{name}' prepares itself on a study's data", expected="one that does not")
             check_said(each, name)
             asked = each.taps()
+            check_roles(asked, tuple(self._models), f"distiller '{name}'")
             sides = {role: shapes_of(model, io, asked.get(role, ())) for role, model in self._models.items()}
             each.build(TapShapes(sides["student"], sides["teacher"]))
             for role, names in asked.items():
@@ -142,7 +144,11 @@ class Distillation(nn.Module):
             tensors |= dict(targets) if isinstance(targets, Mapping) else {self._judges[0]: targets}
         batch = Batch(tuple(str(i) for i in range(len(next(iter(tensors.values()))))), tensors)
         step = LiveStep(self._cast, {"train": batch}, batch, self._rng, clock)
-        terms = {f"{name}.{term}": value for name, each in self._each() for term, value in each.terms(step).items()}
+        terms: dict[str, Tensor] = {}
+        for name, each in self._each():
+            given = each.terms(step)
+            check_terms(given, name)
+            terms |= {f"{name}.{term}": value for term, value in given.items()}
         self.last = step
         return step.student[self._answer], terms
 

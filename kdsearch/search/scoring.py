@@ -13,6 +13,7 @@ from torch import Generator
 
 from kdsearch.errors import FOREIGN, KdsearchError, PluginError, TooLargeError, TrialError, UserError, exited, told
 from kdsearch.kinds import IO, Batch, Cost, Model, Options, Proxy, SearchSpace, Task
+from kdsearch.kinds.distiller import check_roles
 from kdsearch.kinds.proxy import Taps, taps_of
 from kdsearch.kinds.units import member_of
 from kdsearch.ops.cost import multiply_accumulates, parameters
@@ -25,6 +26,7 @@ from kdsearch.search.trace import Trace
 from kdsearch.store.hashing import derive, stream
 
 FIT_SAMPLE = 16  # models that a proxy's `fit` sees
+ROLES = ("student", "teacher")  # whose taps a proxy may ask for
 TRIED = 8  # candidates that a proxy is tried on which scores nothing
 
 
@@ -213,7 +215,7 @@ class Scorer:
         if init not in self._probes:
             mine = [proxy for proxy in self.proxies.values() if proxy.init == init]
             asked = [_asked(name, proxy) for name, proxy in self.proxies.items() if proxy.init == init]
-            taps = {role: [tap for each in asked for tap in taps_of(each, role)] for role in ("student", "teacher")}
+            taps = {role: [tap for each in asked for tap in taps_of(each, role)] for role in ROLES}
             teacher = self._teacher if any(proxy.needs_teacher for proxy in mine) else None
             if teacher is not None:
                 teacher = initialised(teacher.copy(), init, derive(self.probe_seed, "teacher"))
@@ -302,6 +304,10 @@ def _asked(name: str, proxy: Proxy[Any]) -> Taps:
         if isinstance(each, str) or not isinstance(each, Sequence):
             expected = "a list of names, or one for `student` and one for `teacher`"
             raise PluginError(f"`taps` of proxy '{name}' gives {taps!r}", path=f"proxy {name}", expected=expected)
+    try:
+        check_roles(taps if isinstance(taps, Mapping) else (), ROLES, f"proxy '{name}'")
+    except PluginError as error:
+        raise error.at(path=f"proxy {name}") from None
     return taps  # type: ignore[no-any-return]
 
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from typing import Any
 
+from kdsearch.engine.setup import LiveSetup
 from kdsearch.engine.terms import check_scalars
 from kdsearch.errors import PluginError, StorageError, TrialError, UnreachableError, UserError, nearest, one_of, told
 from kdsearch.kinds import Distiller
+from kdsearch.kinds.distiller import check_roles, check_terms
 from kdsearch.kinds.model import UnaskedTapError
 from kdsearch.study.recipe import ResolvedDistiller
 from kdsearch.training.few_samples import NotAskedError
@@ -42,6 +44,7 @@ def blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> set[str]:
             try:
                 found = own(*arguments)
                 if name == "terms":
+                    check_terms(found, each.name)
                     check_scalars(found, f"distiller '{each.name}'")
                     given.update(found)
                 return found
@@ -69,6 +72,20 @@ def check_weighted(materials: Materials, terms: Mapping[str, Collection[str]]) -
                     nearest=nearest(term, given),
                     expected=one_of(given),
                 )
+
+
+def check_asked(materials: Materials, setup: LiveSetup, before: Collection[str]) -> None:
+    """Raise PluginError for taps that a distiller asks of a role which no model has. before: the roles before the first phase.
+
+    For after the phases: a procedure may have made roles of its own, such as a previous self.
+    """
+    known = {"student", "teacher", *before, *setup.models, *setup.teachers, *materials.study.teachers}
+    for each in materials.recipe.distillers:
+        if each.name in setup.distillers:
+            try:
+                check_roles(setup.distillers[each.name].taps(), known, f"distiller '{each.name}'")
+            except PluginError as error:
+                raise error.at(path=each.path) from None
 
 
 def said_of(materials: Materials, each: ResolvedDistiller, error: Exception) -> UserError:

@@ -32,6 +32,7 @@ from kdsearch.errors import (
 from kdsearch.kinds import Phase, Procedure, Setup
 from kdsearch.kinds.data import CHOOSING
 from kdsearch.kinds.executor import ended
+from kdsearch.kinds.model import UnaskedTapError
 from kdsearch.kit.dims import is_active
 from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.scoring import by_formula
@@ -40,7 +41,7 @@ from kdsearch.store.scratch import Scratch
 from kdsearch.study.names import LIVE, metric_uses
 from kdsearch.study.recipe import DistillerSpace, RecipeSpace
 from kdsearch.training.adapted import grows
-from kdsearch.training.blame import PASSES, BlamedError, blaming, check_weighted, said_of
+from kdsearch.training.blame import PASSES, BlamedError, blaming, check_asked, check_weighted, said_of
 from kdsearch.training.built import structure
 from kdsearch.training.few_samples import NOBODY, FewSamples
 from kdsearch.training.grown import check_counted, check_recovered, check_said, said, structures
@@ -340,8 +341,14 @@ class _Trial:
         materials, procedure, setup = self.materials, training.procedure, training.setup
         name, before = materials.recipe.procedure, structures(setup)
         phases = _noted(procedure)
-        training.run()
+        try:
+            training.run()
+        except BlamedError as fault:
+            if isinstance(fault.error, UnaskedTapError):  # it may have asked another role for it
+                check_asked(materials, setup, before)
+            raise
         check_weighted(materials, self.terms)
+        check_asked(materials, setup, before)
         after = structures(setup)
         _check_steps(materials, setup, procedure)
         for phase in phases:

@@ -221,6 +221,7 @@ def test_an_optimiser_without_parameters_is_refused(tmp_path):
     [
         (lambda s: Update({"task": s.task()}, train="mian"), "no optimiser 'mian'; did you mean 'main'"),
         (lambda s: Update({}), "an update without terms"),
+        (lambda s: Update([s.task()]), "the terms of phase 'plain' are a list. Expected a mapping of names to scalars"),
         (lambda s: None, r"the step of phase 'plain' yields a NoneType\. Expected a kdsearch.kinds.Update"),
         (lambda s: {"task": s.task()}, "the step of phase 'plain' yields a dict"),
         (lambda s: Update({"rows": s.student["logits"].mean(1)}), r"term 'rows' of phase 'plain' has shape \(12,\)"),

@@ -31,6 +31,7 @@ from kdsearch.kinds import (
     TapShapes,
     Update,
 )
+from kdsearch.kit.distillation import Distillation, DistillOptions
 
 
 class PlainOptions(Options):
@@ -104,6 +105,18 @@ class Peer(Distiller[NoOptions]):
         return {"apart": (step.student["logits"] - step.run("peer")["logits"]).square().mean()}
 
 
+class Self(Distiller[NoOptions]):
+    """Reads a map of what the student was, in a procedure that keeps it."""
+
+    needs_teacher = False
+
+    def taps(self) -> dict[str, list[str]]:
+        return {"earlier": ["penultimate"]}
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"moved": (step.student["penultimate"] - step.run("earlier")["penultimate"]).square().mean()}
+
+
 class Late(Distiller[NoOptions]):
     """Fails after the step, and while it has fewer samples than it needs."""
 
@@ -114,6 +127,18 @@ class Late(Distiller[NoOptions]):
 
     def on_step_end(self, step: Step) -> None:
         raise IndexError("queue is full")
+
+
+class Misspelt(Distiller[NoOptions]):
+    """Asks another role for its tap than it reads it of."""
+
+    needs_teacher = False
+
+    def taps(self) -> dict[str, list[str]]:
+        return {"studnet": ["penultimate"]}
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        return {"size": step.student["penultimate"].square().mean()}
 
 
 class Many(Late):
@@ -183,6 +208,14 @@ class Mutual(Procedure[NoOptions]):
         raise NotImplementedError
 
 
+class Keeping(Distillation[DistillOptions]):
+    """What the student was at first stays, in a role of its own."""
+
+    def phases(self, setup: Setup) -> Any:
+        setup.freeze("earlier", setup.models["student"].copy())
+        yield self.phase(setup, taps={"student": ["penultimate"]})
+
+
 class Growing(Procedure[NoOptions]):
     """Its student gets a wider classifier between two phases."""
 
@@ -221,7 +254,7 @@ class Grown(Growing, Procedure[GrownOptions]):
 
 @hookimpl
 def kdsearch_register(register: Register) -> None:
-    for cls in (Plain, Narrow, Twofold, Either, Peer, Late, Many, Broken, Number):
+    for cls in (Plain, Narrow, Twofold, Either, Peer, Late, Many, Broken, Number, Self, Misspelt):
         register.distiller(cls.__name__.lower(), f"tests.training.dry_plugin:{cls.__name__}")
     register.metric("misnamed", "tests.training.dry_plugin:Misnamed")
     register.metric("wordless", "tests.training.dry_plugin:Wordless")
@@ -229,5 +262,6 @@ def kdsearch_register(register: Register) -> None:
     register.pruner("locked", "tests.training.dry_plugin:Locked")
     register.metric("picky", "tests.training.dry_plugin:Picky")
     register.procedure("grown", "tests.training.dry_plugin:Grown")
+    register.procedure("keeping", "tests.training.dry_plugin:Keeping")
     register.procedure("growing", "tests.training.dry_plugin:Growing")
     register.procedure("mutual", "tests.training.dry_plugin:Mutual")

@@ -179,7 +179,7 @@ class FaultyProxy(Proxy[HowOptions]):
     def taps(self) -> Any:
         if self.options.how == "raise":
             raise ValueError("no such tap")
-        return {"none": None, "one": "logits"}.get(self.options.how, ())
+        return {"none": None, "one": "logits", "role": {"studnet": ["logits"]}}.get(self.options.how, ())
 
     def fit(self, sample: Any, probe: Any) -> None:
         if self.options.how == "fit":
@@ -262,16 +262,20 @@ class FaultyDistiller(Distiller[HowOptions]):
     def taps(self) -> Any:
         if self.options.how == "raise":
             raise ValueError("no such tap")
-        return {"taps": None, "one tap": {"student": "logits"}}.get(self.options.how, {})
+        taps = {"taps": None, "one tap": {"student": "logits"}, "role": {"studnet": ["logits"]}}
+        return taps.get(self.options.how, {})
 
     def constants(self) -> Any:
-        return {"constants": None, "text": {"logits": "2"}}.get(self.options.how, {"logits": 2.0})
+        constants = {"constants": None, "text": {"logits": "2"}, "nan": {"logits": math.nan}, "dot": {"a.b": 2.0}}
+        return constants.get(self.options.how, {} if self.options.how.startswith("gives") else {"logits": 2.0})
 
     def named_terms(self) -> Any:
-        return "logits" if self.options.how == "terms" else super().named_terms()
+        return {"terms": "logits", "name": ["a.b"]}.get(self.options.how, super().named_terms())
 
-    def terms(self, step: Step) -> dict[str, Tensor]:
-        return {"logits": step.student["logits"].square().mean()}
+    def terms(self, step: Step) -> Any:
+        term = step.student["logits"].square().mean()
+        given = {"gives none": None, "gives a list": [term], "gives nothing": {}, "gives a dot": {"a.b": term}}
+        return given.get(self.options.how, {"logits": term})
 
 
 @hookimpl

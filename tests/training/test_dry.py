@@ -125,6 +125,18 @@ def test_a_weight_is_of_a_term_that_the_step_gives(host, tmp_path):
     check_recipe(opened(tmp_path, host, either))
 
 
+def test_taps_are_of_roles_that_a_phase_makes_too(host, tmp_path):
+    check_recipe(opened(tmp_path, host, "{use: self}", "recipe.procedure=keeping"))
+    says = r"`taps` of distiller 'misspelt' gives taps of the role 'studnet'; did you mean 'student'\?"
+    for procedure, roles in (
+        ("keeping", "earlier, main"),
+        ("distill", "main"),
+    ):  # this one does not ask for the tap, either
+        with pytest.raises(PluginError, match=rf"{says} Expected {roles}, student or teacher") as caught:
+            check_recipe(opened(tmp_path, host, "{use: misspelt}", f"recipe.procedure={procedure}"))
+        assert (caught.value.path, caught.value.line) == ("recipe.distillers[0]", LINE)
+
+
 @pytest.mark.parametrize("distiller", ["{use: many}", "{use: broken}"])
 def test_what_few_samples_or_one_step_cannot_judge_passes(distiller, host, tmp_path):
     check_recipe(opened(tmp_path, host, distiller))

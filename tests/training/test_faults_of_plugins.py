@@ -175,6 +175,10 @@ def test_a_procedure_that_adapts_is_handed_models_alone():
         ("none", "`taps` of proxy 'faulty' gives None"),
         ("one", "`taps` of proxy 'faulty' gives 'logits'. Expected a list of names"),
         (
+            "role",
+            "`taps` of proxy 'faulty' gives taps of the role 'studnet'; did you mean 'student'? Expected student or teacher",
+        ),
+        (
             "fit",
             "proxy 'faulty' fails on a sample of the space: ZeroDivisionError: no sample (in fit, faulty_plugin.py:",
         ),
@@ -304,9 +308,23 @@ def test_of_a_quantizer_whose_file_is_limited(host, tmp_path):
         ("raise", "distiller 'faulty' of live 0 fails: ValueError: no such tap (in taps, faulty_plugin.py:"),
         ("taps", "`taps` of distiller 'faulty' gives None. Expected a list of names by role"),
         ("one tap", "`taps` of distiller 'faulty' gives {'student': 'logits'}"),
-        ("constants", "`constants` of distiller 'faulty' gives None. Expected a number by term"),
+        ("constants", "`constants` of distiller 'faulty' gives None. Expected a finite number by term"),
         ("text", "`constants` of distiller 'faulty' gives {'logits': '2'}"),
+        ("nan", "`constants` of distiller 'faulty' gives {'logits': nan}. Expected a finite number by term"),
+        ("dot", "`constants` of distiller 'faulty' has a term named 'a.b'. Expected a name of 1 to 64 letters"),
         ("terms", "`named_terms` of distiller 'faulty' gives 'logits'. Expected a list of names"),
+        ("name", "`named_terms` of distiller 'faulty' gives a term named 'a.b'. Expected a name of 1 to 64 letters"),
+        (
+            "role",
+            "`taps` of distiller 'faulty' gives taps of the role 'studnet'; did you mean 'student'? Expected main, student or",
+        ),
+        ("gives none", "distiller 'faulty' gave NoneType. Expected a mapping of names to scalars"),
+        ("gives a list", "distiller 'faulty' gave list. Expected a mapping of names to scalars"),
+        ("gives nothing", "distiller 'faulty' gives no terms. Expected one or more named scalars"),
+        (
+            "gives a dot",
+            "distiller 'faulty' gave a term named 'a.b'. Expected a name of 1 to 64 letters, digits, '_' or '-'",
+        ),
     ],
 )
 def test_of_a_distiller(how, words, host, tmp_path):
@@ -318,9 +336,16 @@ def test_of_a_distiller(how, words, host, tmp_path):
 
 def test_of_a_distiller_without_a_study():
     network = torch.nn.Linear(8, 3)
-    faulty = faulty_plugin.FaultyDistiller(faulty_plugin.HowOptions(how="taps"))
+    faulty = {
+        how: faulty_plugin.FaultyDistiller(faulty_plugin.HowOptions(how=how)) for how in ("taps", "role", "gives none")
+    }
     with pytest.raises(PluginError, match="`taps` of distiller 'FaultyDistiller' gives None"):
-        kdsearch.Distillation(network, network, [faulty], torch.zeros(2, 8))
+        kdsearch.Distillation(network, network, [faulty["taps"]], torch.zeros(2, 8))
+    with pytest.raises(PluginError, match=r"the role 'studnet'; did you mean 'student'\? Expected student or teacher"):
+        kdsearch.Distillation(network, network, [faulty["role"]], torch.zeros(2, 8))
+    both = kdsearch.Distillation(network, network, [faulty["gives none"]], torch.zeros(2, 8))
+    with pytest.raises(PluginError, match=r"distiller 'FaultyDistiller' gave NoneType\. Expected a mapping of names"):
+        both(torch.zeros(2, 8))
 
 
 def test_what_a_plugin_raises_wherever_it_runs_has_its_name(host):
