@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from kdsearch.kinds import Distiller, Optim, Schedule
+from kdsearch.kinds.distiller import check_factors
 from kdsearch.kinds.phase import Factor
 
 
@@ -40,12 +41,21 @@ class Bound:
 def declared_factors(optim: Optim) -> dict[str, Factor]:
     """Glob -> factor on lr that the distillers among the modules declare, whoever made the optimiser."""
     return {
-        f"{key}.{path}.{glob}" if path else f"{key}.{glob}": factor
-        for key, module in optim.modules.items()
-        for path, part in module.named_modules()
-        if isinstance(part, Distiller)
-        for glob, factor in part.lr_factors().items()
+        f"{key}.{glob}": factor for key, module in optim.modules.items() for glob, factor in factors_of(module).items()
     }
+
+
+def factors_of(module: nn.Module) -> dict[str, Factor]:
+    """Glob on the module's parameters -> factor on lr that it declares, where it is a distiller, and distillers within it do.
+
+    Raises PluginError where one declares what is no factor of its own parameters.
+    """
+    found: dict[str, Factor] = {}
+    for path, part in module.named_modules():
+        if isinstance(part, Distiller):
+            check_factors(part)
+            found |= {f"{path}.{glob}" if path else glob: factor for glob, factor in part.lr_factors().items()}
+    return found
 
 
 def bind(optim: Optim) -> Bound:
@@ -55,7 +65,7 @@ def bind(optim: Optim) -> Bound:
 
     Biases and norms (one dimension) get no weight decay. A parameter in two modules counts once.
 
-    Raises ValueError when nothing is left to train, or when a glob of `scale` matches no parameter.
+    Raises ValueError when nothing is left to train, or when a glob of `scale` matches no parameter, PluginError as `factors_of`.
     """
     names = [f"{key}.{name}" for key, module in optim.modules.items() for name, _ in module.named_parameters()]
     declared = declared_factors(optim)

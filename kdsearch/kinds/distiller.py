@@ -6,6 +6,8 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Any, ClassVar, Generic, Protocol
 
 from torch import Tensor, nn
@@ -174,6 +176,25 @@ def check_terms(given: object, name: str) -> None:
         problem = f"distiller '{name}' gave a term named {other[0]!r}"
         raise PluginError(problem, expected="a mapping of names to scalars")
     _check_names(given, f"distiller '{name}' gave")
+
+
+def check_factors(made: Distiller[Any]) -> None:
+    """Raise PluginError where `lr_factors` of a built distiller gives no factors, or one of no parameter of its own."""
+    given: object = made.lr_factors()
+    if not isinstance(given, Mapping):
+        expected = "a factor on the learning rate by glob on its own parameters' names"
+        raise PluginError(f"`lr_factors` gives {given!r}", expected=expected)
+    names = [name for name, _ in made.named_parameters()]
+    for glob, factor in given.items():
+        if not isinstance(glob, str) or not any(fnmatchcase(name, glob) for name in names):
+            expected = f"a glob on {one_of(names)}" if names else "none: it has no parameters"
+            raise PluginError(
+                f"`lr_factors` gives a factor for {glob!r}, which matches no parameter", expected=expected
+            )
+        value = factor(0.0) if callable(factor) else factor
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
+            expected = "a finite number of at least 0, or a function of progress that gives one"
+            raise PluginError(f"`lr_factors` gives {value!r} for '{glob}'", expected=expected)
 
 
 def _check_names(terms: Iterable[object], whose: str) -> None:

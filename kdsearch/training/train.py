@@ -14,10 +14,11 @@ import torch
 from kdsearch.engine.cache import Live
 from kdsearch.engine.conduct import Report
 from kdsearch.engine.loop import Training
+from kdsearch.engine.optim import factors_of
 from kdsearch.engine.ranks import ALONE, Ranks
 from kdsearch.engine.recipe_source import Offered
 from kdsearch.engine.setup import Evaluator, LiveSetup
-from kdsearch.errors import KdsearchError, PluginError, UserError
+from kdsearch.errors import INTERRUPTS, KdsearchError, PluginError, UserError, told
 from kdsearch.kinds import (
     IO,
     Batch,
@@ -38,11 +39,13 @@ from kdsearch.kit.distillation import DistillOptions
 from kdsearch.ops.place import device_of
 from kdsearch.ops.seeding import seed_generators
 from kdsearch.ops.settle import lend
+from kdsearch.store.files import is_disk_error
 from kdsearch.store.hashing import derive, digest
 from kdsearch.store.weights import load_into, read
 from kdsearch.study.recipe import ResolvedDistiller, ResolvedRecipe
 from kdsearch.training.adapted import adapt, grow
 from kdsearch.training.built import Built
+from kdsearch.training.few_samples import NotAskedError
 from kdsearch.training.keys import capabilities
 from kdsearch.training.materials import Materials
 from kdsearch.training.memory import wait_for_memory
@@ -397,8 +400,27 @@ def _distiller(materials: Materials, each: Any, setup: LiveSetup, seed: int) -> 
                 if tap not in model.outputs:
                     model.tap(tap)
         teacher = shapes(student if live is None else live.model, "teacher", live)
-        made.build(TapShapes(shapes(student, "student", None), teacher, others))
+        given = TapShapes(shapes(student, "student", None), teacher, others)
+        with _told_of(each, "build"):
+            made.build(given)
+        with _told_of(each, "lr_factors"):
+            factors_of(made)
     return made
+
+
+@contextmanager
+def _told_of(each: ResolvedDistiller, method: str) -> Iterator[None]:
+    """Whatever a distiller's method raises that is no error of ours, also a wish to end the program, as a PluginError with its
+    name and place. Neither memory nor a disk that is full is its fault.
+    """
+    try:
+        yield
+    except (*INTERRUPTS, KdsearchError, NotAskedError, MemoryError):
+        raise
+    except BaseException as error:
+        if is_disk_error(error):
+            raise
+        raise PluginError(f"`{method}` of distiller '{each.name}' fails: {told(error)}", path=each.path) from error
 
 
 def fed_sample(live: Live, data: DataSource) -> Batch:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +37,7 @@ from kdsearch.kinds import (
     Step,
     Stopper,
     Subject,
+    TapShapes,
     Task,
     Teacher,
     Trial,
@@ -258,7 +260,30 @@ class FaultyQuantizer(Compressor[HowOptions]):
         return None
 
 
+class Stop(BaseException):
+    pass
+
+
 class FaultyDistiller(Distiller[HowOptions]):
+    def build(self, shapes: TapShapes) -> None:
+        self.own = nn.Linear(2, 2)
+        raised = {"builds": ValueError("no such width"), "exits": SystemExit(3), "stops": Stop("here")}
+        if self.options.how in raised:
+            raise raised[self.options.how]
+
+    def lr_factors(self) -> Any:
+        if self.options.how == "factors":
+            raise KeyError("own")
+        factors: dict[str, Any] = {
+            "below": -0.1,
+            "no factor": math.nan,
+            "word": "0.5",
+            "late word": lambda progress: "0.5",
+        }
+        if self.options.how in factors:
+            return {"own.*": factors[self.options.how]}
+        return {"list": ["own.*"], "glob": {"on.*": 0.5}}.get(self.options.how, {"own.weight": np.float32(0.5)})
+
     def taps(self) -> Any:
         if self.options.how == "raise":
             raise ValueError("no such tap")

@@ -318,6 +318,25 @@ def test_of_a_quantizer_whose_file_is_limited(host, tmp_path):
             "role",
             "`taps` of distiller 'faulty' gives taps of the role 'studnet'; did you mean 'student'? Expected main, student or",
         ),
+        ("builds", "`build` of distiller 'faulty' fails: ValueError: no such width (in build, faulty_plugin.py:"),
+        ("exits", "`build` of distiller 'faulty' fails: SystemExit: 3 (in build, faulty_plugin.py:"),
+        ("stops", "`build` of distiller 'faulty' fails: Stop: here (in build, faulty_plugin.py:"),
+        ("factors", "`lr_factors` of distiller 'faulty' fails: KeyError: 'own' (in lr_factors, faulty_plugin.py:"),
+        ("list", "distiller 'faulty': `lr_factors` gives ['own.*']. Expected a factor on the learning rate by glob"),
+        (
+            "glob",
+            "distiller 'faulty': `lr_factors` gives a factor for 'on.*', which matches no parameter. Expected a glob on own.bias",
+        ),
+        (
+            "below",
+            "distiller 'faulty': `lr_factors` gives -0.1 for 'own.*'. Expected a finite number of at least 0, or a",
+        ),
+        ("no factor", "distiller 'faulty': `lr_factors` gives nan for 'own.*'. Expected a finite number of at least 0"),
+        ("word", "distiller 'faulty': `lr_factors` gives '0.5' for 'own.*'. Expected a finite number of at least 0"),
+        (
+            "late word",
+            "distiller 'faulty': `lr_factors` gives '0.5' for 'own.*'. Expected a finite number of at least 0",
+        ),
         ("gives none", "distiller 'faulty' gave NoneType. Expected a mapping of names to scalars"),
         ("gives a list", "distiller 'faulty' gave list. Expected a mapping of names to scalars"),
         ("gives nothing", "distiller 'faulty' gives no terms. Expected one or more named scalars"),
@@ -332,6 +351,13 @@ def test_of_a_distiller(how, words, host, tmp_path):
         look(tmp_path, host, f"recipe.distillers=[kd, {{use: faulty, options: {{how: {how}}}}}]")
     assert caught.value.path == "recipe.distillers[1]"
     assert str(caught.value.file).startswith("--set recipe.distillers=")
+
+
+def test_a_distiller_without_a_fault_passes(host, tmp_path):
+    materials = open_materials(
+        load_study(write_study(tmp_path), host, sets=[*LESS, "recipe.distillers=[faulty]"]), host
+    )
+    check_recipe(materials)
 
 
 def test_of_a_distiller_without_a_study():
