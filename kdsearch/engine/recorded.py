@@ -126,6 +126,10 @@ def _terms(
     try:
         with torch.no_grad():
             return [turn.weighted for _, turn in steps.turns(step, scales)]
-    except RuntimeError:
+    except Exception as error:
+        if not isinstance(error, RuntimeError) and not isinstance(
+            error.__cause__, RuntimeError
+        ):  # told with its distiller
+            raise
         with torch.enable_grad():
             return [turn.weighted for _, turn in steps.turns(again(), scales)]

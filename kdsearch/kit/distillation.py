@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from kdsearch.errors import PluginError, exited, one_of
+from kdsearch.errors import INTERRUPTS, KdsearchError, PluginError, TrialError, exited, one_of, told
 from kdsearch.kinds import (
     Distiller,
     Ema,
@@ -33,6 +33,7 @@ from kdsearch.kinds import (
 from kdsearch.kinds.distiller import check_terms
 from kdsearch.ops.batches import in_batches
 from kdsearch.ops.copies import module_copy
+from kdsearch.store.files import is_disk_error
 
 __all__ = ["DistillOptions", "Distillation"]
 
@@ -154,11 +155,18 @@ def _terms(name: str, distiller: Distiller[Any], step: Step) -> Mapping[str, Ten
 
     Raises:
         PluginError: see `check_terms`.
-        TrialError: it asked for the end of the program.
+        TrialError: with its name, what its code raised, or that it asked for the end of the program. Neither memory nor a disk that
+            is full is its fault.
     """
     try:
         terms = distiller.terms(step)
     except SystemExit as error:
         raise exited(f"distiller '{name}'", error) from error
+    except (*INTERRUPTS, KdsearchError, MemoryError):
+        raise
+    except BaseException as error:
+        if is_disk_error(error):
+            raise
+        raise TrialError(f"distiller '{name}': {told(error)}") from error
     check_terms(terms, name)
     return terms

@@ -11,7 +11,19 @@ from typing import Any
 
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.engine.terms import check_scalars
-from kdsearch.errors import PluginError, StorageError, TrialError, UnreachableError, UserError, nearest, one_of, told
+from kdsearch.errors import (
+    INTERRUPTS,
+    KdsearchError,
+    PluginError,
+    StorageError,
+    TrialError,
+    UnreachableError,
+    UserError,
+    exited,
+    nearest,
+    one_of,
+    told,
+)
 from kdsearch.kinds import Distiller
 from kdsearch.kinds.distiller import check_roles, check_terms
 from kdsearch.kinds.model import UnaskedTapError
@@ -24,11 +36,11 @@ from kdsearch.training.train import blamed
 PASSES = (TrialError, NotAskedError, UnreachableError, StorageError, MemoryError)
 
 
-class BlamedError(Exception):
-    """What a distiller raised, and which one."""
+class BlamedError(KdsearchError):
+    """What a distiller raised, and which one. One of ours, so that nobody on its way names it anew."""
 
-    def __init__(self, each: ResolvedDistiller, error: Exception) -> None:
-        super().__init__()
+    def __init__(self, each: ResolvedDistiller, error: BaseException) -> None:
+        super().__init__(told(error))
         self.each, self.error = each, error
 
 
@@ -48,9 +60,11 @@ def blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> set[str]:
                     check_scalars(found, f"distiller '{each.name}'")
                     given.update(found)
                 return found
-            except (*PASSES, BlamedError):
+            except (*PASSES, *INTERRUPTS, BlamedError):
                 raise
-            except Exception as error:
+            except SystemExit as error:
+                raise exited(f"distiller '{each.name}'", error) from error
+            except BaseException as error:
                 raise BlamedError(each, error) from error
 
         return call
@@ -88,7 +102,7 @@ def check_asked(materials: Materials, setup: LiveSetup, before: Collection[str])
                 raise error.at(path=each.path) from None
 
 
-def said_of(materials: Materials, each: ResolvedDistiller, error: Exception) -> UserError:
+def said_of(materials: Materials, each: ResolvedDistiller, error: BaseException) -> UserError:
     """What a distiller raised, with its name and the option at fault where that can be known."""
     if isinstance(error, UnaskedTapError):
         problem = f"distiller '{each.name}' reads '{error.name}' of '{error.owner}' without asking for it"

@@ -30,10 +30,16 @@ class BadOptions(Options):
         "memory",
         "well",
         "exit",
+        "late",
+        "stop late",
         "numbers",
         "change",
         "print",
     ] = "raise"
+
+
+class Stop(BaseException):
+    """What no `except Exception` takes."""
 
 
 class Bad(Distiller[BadOptions]):
@@ -60,6 +66,8 @@ class Bad(Distiller[BadOptions]):
             os._exit(7 if how == "leave" else 0)
         if how == "exit":
             sys.exit(0)
+        if how.endswith("late") and step.clock.epoch:
+            raise ValueError("too late") if how == "late" else Stop("here")
         if how == "numbers":
             return {1: 0.0 * logits.mean()}  # type: ignore[dict-item]
         if how == "change":

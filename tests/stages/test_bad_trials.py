@@ -47,7 +47,7 @@ def installed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("raise", r"^ValueError: a plugin's own fault \(in terms, bad_plugin.py:\d+\)$"),
+        ("raise", r"^distiller 'bad': ValueError: a plugin's own fault \(in terms, bad_plugin.py:\d+\)$"),
         ("nan", r"term 'bad.bad' is nan in phase '.*', epoch 0, step 0"),
         ("memory", r"^MemoryError: no more"),
     ],
@@ -120,9 +120,17 @@ def test_validate_tells_a_proxy_that_scores_nothing(host, tmp_path, monkeypatch,
     assert "Mend it, or use" in said
 
 
-def test_a_distiller_that_ends_the_program_fails_its_trial(host, tmp_path):
-    with pytest.raises(TrialError, match=r"all 2 trials failed; the first: distiller 'bad' called sys.exit\(0\)"):
-        run_tiny(tmp_path, *LESS, host=host, text=with_bad("exit"))
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("exit", r"distiller 'bad' called sys.exit\(0\)"),
+        ("late", r"distiller 'bad': ValueError: too late \(in terms, bad_plugin.py:\d+\)"),
+        ("stop late", r"distiller 'bad': Stop: here \(in terms, bad_plugin.py:\d+\)"),
+    ],
+)
+def test_what_a_distiller_raises_fails_its_trial_with_its_name(how, words, host, tmp_path):
+    with pytest.raises(TrialError, match=f"all 2 trials failed; the first: {words}"):
+        run_tiny(tmp_path, *LESS, host=host, text=with_bad(how))
 
 
 def test_stdout_holds_the_answer_alone_and_hooks_change_copies(installed, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from typing import Any, Literal
 
 import torch
@@ -141,6 +142,29 @@ class Misspelt(Distiller[NoOptions]):
         return {"size": step.student["penultimate"].square().mean()}
 
 
+class Steep(Distiller[NoOptions]):
+    """Differentiates inside, of which nothing is there where no graph is kept."""
+
+    needs_teacher = False
+
+    def terms(self, step: Step) -> dict[str, Tensor]:
+        logits = step.student["logits"]
+        (slope,) = torch.autograd.grad(logits.square().sum(), logits, create_graph=True)
+        return {"slope": slope.square().mean()}
+
+
+class Ends(Late):
+    """Ends the program, as late."""
+
+    def on_step_end(self, step: Step) -> None:
+        sys.exit(4)
+
+
+class Stops(Late):
+    def on_step_end(self, step: Step) -> None:
+        raise GeneratorExit("no more")
+
+
 class Many(Late):
     def on_step_end(self, step: Step) -> None:
         if len(step.batch) < 20:
@@ -254,7 +278,7 @@ class Grown(Growing, Procedure[GrownOptions]):
 
 @hookimpl
 def kdsearch_register(register: Register) -> None:
-    for cls in (Plain, Narrow, Twofold, Either, Peer, Late, Many, Broken, Number, Self, Misspelt):
+    for cls in (Plain, Narrow, Twofold, Either, Peer, Late, Many, Broken, Number, Self, Misspelt, Steep, Ends, Stops):
         register.distiller(cls.__name__.lower(), f"tests.training.dry_plugin:{cls.__name__}")
     register.metric("misnamed", "tests.training.dry_plugin:Misnamed")
     register.metric("wordless", "tests.training.dry_plugin:Wordless")

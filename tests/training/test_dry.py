@@ -70,6 +70,7 @@ def opened(folder: Path, host: Host, distiller: str, *sets: str) -> Materials:
             "distiller 'peer': no model in the role 'peer'.*. Expected main, student or teacher. Set recipe.procedure.use: mutual.",
         ),
         ("number", PluginError, "", "term 'soft' of distiller 'number' is 0.0, no tensor. Expected a scalar tensor"),
+        ("stops", PluginError, "", "distiller 'stops' fails at its first step: GeneratorExit: no more"),
         ("late", PluginError, "", "distiller 'late' fails at its first step: IndexError: queue is full"),
     ],
 )
@@ -137,9 +138,14 @@ def test_taps_are_of_roles_that_a_phase_makes_too(host, tmp_path):
         assert (caught.value.path, caught.value.line) == ("recipe.distillers[0]", LINE)
 
 
-@pytest.mark.parametrize("distiller", ["{use: many}", "{use: broken}"])
+@pytest.mark.parametrize("distiller", ["{use: many}", "{use: broken}", "{use: ends}"])
 def test_what_few_samples_or_one_step_cannot_judge_passes(distiller, host, tmp_path):
     check_recipe(opened(tmp_path, host, distiller))
+
+
+def test_a_loss_that_differentiates_inside_is_judged_on_validation(host, tmp_path):
+    best = "recipe.procedure={use: distill, options: {keep: best}}"
+    check_recipe(opened(tmp_path, host, "{use: steep}", best))
 
 
 def test_one_point_or_candidate_that_trains_is_enough(host, tmp_path):
