@@ -63,7 +63,8 @@ def measured(
         if decides_alone and metric.reads_scores:
             continue
         try:
-            values = values_of(name, metric, predict, materials.data, split, services)
+            with materials.judging(name):
+                values = values_of(name, metric, predict, materials.data, split, services)
         except DataError:
             if name == materials.objective:
                 raise

@@ -38,7 +38,7 @@ from kdsearch.ops.threads import cpu_threads
 from kdsearch.search.scoring import by_formula
 from kdsearch.store.hashing import derive, stream
 from kdsearch.store.scratch import Scratch
-from kdsearch.study.names import LIVE, metric_uses
+from kdsearch.study.names import LIVE
 from kdsearch.study.recipe import DistillerSpace, RecipeSpace
 from kdsearch.training.adapted import grows
 from kdsearch.training.blame import PASSES, BlamedError, blaming, check_asked, check_weighted, said_of
@@ -391,11 +391,8 @@ def _check_metrics(materials: Materials, setup: LiveSetup, procedure: Procedure[
             values = metric.measure(lambda batch: setup.predict(role, batch), setup.data, "val", setup)
         except Exception:  # so few samples of an untrained network: whether it can judge is for the run to say
             continue
-        try:
+        with materials.judging(name):
             check_values(name, metric, values)
-        except PluginError as error:
-            _, path = metric_uses(materials.study).get(name, (None, "objectives"))
-            raise _placed(materials, error.at(path=path)) from None
 
 
 def _noted(procedure: Procedure[Any]) -> list[Phase]:

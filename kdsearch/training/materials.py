@@ -88,6 +88,7 @@ class Materials:
         ships: the roles that are costed and exported.
         taps: teacher -> its taps that any candidate's recipe may read, as the options write them.
         metrics: the task's and those among the objectives, by name. reported: those and the others that the study names.
+            places: key path of each that the study names.
         objectives: as the study states them, the first one first; left out: the task's own.
         objective: the first objective that is a metric: what validation scores are. `scoring`: that metric alone.
         cost_objectives: those that are no metric.
@@ -117,6 +118,7 @@ class Materials:
     device: Device = field(default_factory=Device)
     folder: Path | None = None
     reported: Mapping[str, Metric[Any]] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
     made: Arranged | None = None
     prepared: str = ""
     stage: str = ""
@@ -197,6 +199,15 @@ class Materials:
         with self.asking(found, path), self.host.naming("controller", use.use):
             found.preflight(n_objectives)
         return found
+
+    @contextmanager
+    def judging(self, metric: str) -> Iterator[None]:
+        """What is wrong with a metric itself, and not with the data, is said where the study names it."""
+        try:
+            yield
+        except PluginError as error:
+            path = self.places.get(metric, "objectives")
+            raise (self.study.place(error.at(path=path)) if error.file is None else error) from error.__cause__
 
     @contextmanager
     def asking(self, capability: Capability, path: str) -> Iterator[None]:
@@ -373,6 +384,7 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
         device,
         folder,
         reported,
+        {name: path for name, (_, path) in asked.items()},
     )
     return replace(materials, spaces=_adapted_spaces(materials))
 

@@ -206,6 +206,13 @@ class Worded(Metric[NoOptions]):
         return {"worded": "good", "n": 3.0}
 
 
+class Tested(Metric[NoOptions]):
+    """Its value is a word on the test split, which no dry step looks at."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> Any:
+        return {"tested": "good" if split == "test" else 0.5, "n": 3.0}
+
+
 class Locked(Compressor[NoOptions]):
     """Cannot look at a network."""
 
@@ -283,6 +290,7 @@ def kdsearch_register(register: Register) -> None:
     register.metric("misnamed", "tests.training.dry_plugin:Misnamed")
     register.metric("wordless", "tests.training.dry_plugin:Wordless")
     register.metric("worded", "tests.training.dry_plugin:Worded")
+    register.metric("tested", "tests.training.dry_plugin:Tested")
     register.pruner("locked", "tests.training.dry_plugin:Locked")
     register.metric("picky", "tests.training.dry_plugin:Picky")
     register.procedure("grown", "tests.training.dry_plugin:Grown")

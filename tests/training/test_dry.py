@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from kdsearch.cli import main
 from kdsearch.errors import PluginError, StudyError, TapError, TapShapeError, UserError
 from kdsearch.host import Host
+from kdsearch.stages.quality import measured
 from kdsearch.study import load_study
 from kdsearch.training import dry
 from kdsearch.training.dry import check_recipe
@@ -108,6 +110,18 @@ def test_a_metric_gives_numbers(metric, words, host, tmp_path):
     with pytest.raises(PluginError, match=words) as caught:
         check_recipe(opened(tmp_path, host, "kd", f"metrics=[{metric}]"))
     assert caught.value.path == "metrics[0]"
+
+
+def test_what_a_metric_gives_later_has_its_place_too(host, tmp_path):
+    materials = opened(tmp_path, host, "kd", "metrics=[tested]")
+    check_recipe(materials)
+    materials = replace(materials, reported={"tested": materials.reported["tested"]}, objective="tested")
+    values, _ = measured(materials, dict, "val", materials.site)
+    assert values == {"tested": 0.5, "n": 3.0}
+    with pytest.raises(PluginError, match=r"gives 'good' as 'tested'\. Expected a number") as caught:
+        measured(materials, dict, "test", materials.site)
+    assert caught.value.path == "metrics[0]"
+    assert str(caught.value.file).startswith("--set metrics=")
 
 
 def test_what_a_pruner_raises_beforehand_is_its_own(host, tmp_path):
