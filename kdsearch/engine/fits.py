@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,10 @@ def check_source(source: object) -> None:
         )
     if not isinstance(facts, Mapping):
         raise DataError(f"`facts` of the opened data set ({kind}) are {facts!r}", expected="a dict")
+    notes = facts.get("notes", ())
+    if isinstance(notes, str | Mapping) or not isinstance(notes, Iterable):
+        problem = f"`facts` of the opened data set ({kind}) have {notes!r} as notes"
+        raise DataError(problem, expected="a list of texts")
     splits = source.splits  # type: ignore[attr-defined]
     if isinstance(splits, str) or not isinstance(splits, Sequence):
         raise DataError(f"`splits` of the opened data set ({kind}) are {splits!r}", expected="a tuple of names")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal
 
+from kdsearch.errors import PluginError
 from kdsearch.kinds.options import Capability, Dim, O, Value
 from kdsearch.kinds.space import SearchSpace
 
@@ -52,6 +53,13 @@ class Ask:
 
     values: Mapping[str, Value] = field(default_factory=dict)
     spec: Mapping[str, Any] | None = None
+
+
+def check_asks(given: object) -> None:
+    """Raise PluginError for what `ask` gave where that is nothing to take candidates from."""
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        problem = f"`ask` of the controller gives a {type(given).__name__}"
+        raise PluginError(problem, expected="a list of kdsearch.kinds.Ask")
 
 
 class Controller(Capability, Generic[O]):

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 
 from kdsearch.errors import FOREIGN, told
 from kdsearch.kinds import IO, Controller, Cost, Options, SearchSpace, Task, Trial
+from kdsearch.kinds.controller import check_asks
 from kdsearch.search.backend import Score
 from kdsearch.search.pareto import fronts, spread
 from kdsearch.search.rows import Rows
@@ -161,6 +162,7 @@ def explore(
     while walk.n_feasible < n and not walk.is_sweeping:
         between()
         asks = strategy.ask(region.space, (), walk.history, generation, derive(seed, "ask", walk.generation))
+        check_asks(asks)
         before = walk.n_feasible
         n_new = walk.add(region.space.parse(dict(ask.spec)) for ask in asks if ask.spec is not None)
         dry = dry + (len(asks) or PATIENCE // 50) if walk.n_feasible == before else 0

@@ -178,7 +178,7 @@ class Scorer:
                     seed_generators(seed)
                     try:
                         with torch.enable_grad():  # and back, whatever the proxy leaves behind
-                            value = float(proxy.score(student, probe))
+                            value = _number(name, proxy.score(student, probe))
                         if written := probe.put_back():
                             problem = f"writes into the probe's batch ('{written[0]}'), which all proxies read"
                             raise PluginError(problem, expected="a copy of its own")
@@ -309,6 +309,15 @@ def _asked(name: str, proxy: Proxy[Any]) -> Taps:
     except PluginError as error:
         raise error.at(path=f"proxy {name}") from None
     return taps  # type: ignore[no-any-return]
+
+
+def _number(name: str, score: Any) -> float:
+    """What a proxy scored. Raise PluginError where that is no number."""
+    shape = tuple(getattr(score, "shape", ()))
+    if not hasattr(score, "__float__") or math.prod(shape) != 1:
+        got = f"a {type(score).__name__} of the shape {shape}" if shape else repr(score)
+        raise PluginError(f"proxy '{name}' gives {got} as a score", expected="a number")
+    return float(score)
 
 
 def initialised(model: Model, init: str, seed: int) -> Model:

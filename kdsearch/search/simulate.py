@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from kdsearch.kinds import Ask, Controller, Dim, SearchSpace, Trial
+from kdsearch.kinds.controller import check_asks
 
 DRY = 300  # asks in a row without a new architecture of the table before one is drawn from it in their place
 PATIENCE = 50  # asks in a row after which the next ones are
@@ -46,6 +47,7 @@ def curve_of(
     left = iter(spare)
     while len(best) < min(budget, len(values)):
         asks = controller.ask(space, dims, history, 1, seed) if dry < patience else []
+        check_asks(asks)
         if not asks:
             patience = min(patience, PATIENCE)
             asks = [ask for _, ask in islice(((key, ask) for key, ask in left if key not in seen), 1)]

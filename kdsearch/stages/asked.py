@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import Generator
 
 from kdsearch.errors import PluginError
@@ -28,6 +30,19 @@ def check_ask(ask: object, dims: Sequence[Dim]) -> None:
         value = ask.values[dim.path]
         if not _holds(dim.range, value):
             raise PluginError(f"the controller asks for {value!r} of '{dim.path}'", expected=_told(dim.range))
+
+
+def plain(ask: Any) -> Any:
+    """The candidate with Python's own numbers in place of NumPy's: it is kept as JSON. What is no Ask is left as it is."""
+    if not isinstance(ask, Ask):
+        return ask
+    return replace(ask, values={path: _plain(value) for path, value in ask.values.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_drawn(space: SearchSpace[Any], rng: Generator) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -17,12 +18,13 @@ from kdsearch.engine.cache import Live
 from kdsearch.engine.checkpoint import owner_in
 from kdsearch.errors import ArtifactError, KdsearchError, RefusedError
 from kdsearch.kinds import Ask, Controller, Dim, Stopper, Trial
+from kdsearch.kinds.controller import check_asks
 from kdsearch.report.words import architecture as words_of
 from kdsearch.search.schedule import Piece, Schedule, epochs_at, rungs_of
 from kdsearch.search.storage import begin_storage
 from kdsearch.search.storage import place_of as storage_of
 from kdsearch.search.trials import Board, TrialLog
-from kdsearch.stages.asked import check_ask
+from kdsearch.stages.asked import check_ask, plain
 from kdsearch.stages.costs import bounds
 from kdsearch.stages.mirror import run_of_trial
 from kdsearch.stages.quality import measure
@@ -301,9 +303,12 @@ def _keeping(
     """
     known = [*history]
     for number in range(len(known), len(known) + VAIN):
-        ask: Ask | None = next(iter(controller.ask(None, dims, known, 1, seed)), None)
-        if ask is None:
+        asked = controller.ask(None, dims, known, 1, seed)
+        check_asks(asked)
+        first = [*islice(asked, 1)]
+        if not first:
             break
+        ask: Ask = plain(first[0])
         check_ask(ask, dims)
         trial = Trial(number, ask.values, ask.spec, "pruned")
         broken = over(trial)

@@ -18,6 +18,7 @@ from kdsearch.errors import (
     one_of,
 )
 from kdsearch.kinds import Batch, Controller, Proxy, work_begins
+from kdsearch.kinds.controller import check_asks
 from kdsearch.kinds.targets import unknown
 from kdsearch.report.values import general
 from kdsearch.search.backend import Remote, Score, in_process, known_costs
@@ -25,7 +26,7 @@ from kdsearch.search.candidates import Candidate, Explored, Region, explore, los
 from kdsearch.search.needs import check_needs, needing_none
 from kdsearch.search.ranks import Combined
 from kdsearch.search.scoring import TRIED, Scored, Scorer, cost_of, inits_of
-from kdsearch.stages.asked import check_drawn
+from kdsearch.stages.asked import check_ask, check_drawn
 from kdsearch.stages.costs import (
     bounds,
     most_params,
@@ -170,7 +171,10 @@ def check(materials: Materials) -> None:
         strategy = _strategy(materials, role)
         named = materials.host.naming("controller", materials.study.config.search.strategy.use)
         with materials.asking(strategy, "search.strategy"), named:
-            strategy.ask(space, (), [], 1, seed_of(materials, role))
+            asks = strategy.ask(space, (), [], 1, seed_of(materials, role))
+            check_asks(asks)
+            for ask in asks:
+                check_ask(ask, ())
 
 
 def _probe_batch(materials: Materials) -> Batch | None:

@@ -114,6 +114,8 @@ class FaultyData(Dataset[HowOptions]):
             source.fields = [{"name": "image"}]
         if how == "facts":
             source.facts = None
+        if how == "notes":
+            source.facts["notes"] = "two"
         if how == "splits":
             source.splits = None
         if how == "split":
@@ -187,8 +189,9 @@ class FaultyProxy(Proxy[HowOptions]):
         if self.options.how == "fit":
             raise ZeroDivisionError("no sample")
 
-    def score(self, student: Model, probe: Any) -> float:
-        return 1.0
+    def score(self, student: Model, probe: Any) -> Any:
+        scores = {"none score": None, "text score": "0.5", "vector": torch.zeros(3), "tensor": torch.ones(1, 1)}
+        return scores.get(self.options.how, np.float32(1.0))
 
 
 class FaultyController(Controller[HowOptions]):
@@ -197,6 +200,8 @@ class FaultyController(Controller[HowOptions]):
             raise ValueError("no licence")
 
     def ask(self, space: Any, dims: Any, history: Any, n: int, seed: int) -> Any:
+        if self.options.how == "none":
+            return None
         values = {dim.path: (dim.range.choices or (dim.range.low,))[0] for dim in dims}
         first = next(dim.path for dim in dims if not dim.range.choices)
         how = self.options.how
@@ -206,7 +211,7 @@ class FaultyController(Controller[HowOptions]):
             del values[first]
         if how in ("nan", "far", "text"):
             values[first] = {"nan": math.nan, "far": 1e9, "text": "0.5"}[how]
-        return {"none": None, "dict": [values]}.get(how, [Ask(values)])
+        return {"map": values, "dict": [values], "nothing": [None]}.get(how, [Ask(values)])
 
 
 class FaultyStopper(Stopper[HowOptions]):

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,7 @@ from kdsearch.engine.members import _loaded
 from kdsearch.errors import DataError, PluginError, UserError
 from kdsearch.host import Host
 from kdsearch.kinds import Ask, Dim, Range
-from kdsearch.stages.asked import check_ask
+from kdsearch.stages.asked import check_ask, plain
 from kdsearch.store.artifacts import Store
 from kdsearch.store.folder import Events
 from kdsearch.study import load_study
@@ -72,6 +73,7 @@ def look(folder: Path, host: Host, *sets: str) -> None:
         ("none", DataError, "an opened data set is a NoneType without facts, fields, split or splits"),
         ("fields", DataError, "`fields` of the opened data set (Source) are [{'name': 'image'}]"),
         ("facts", DataError, "`facts` of the opened data set (Source) are None"),
+        ("notes", DataError, "`facts` of the opened data set (Source) have 'two' as notes. Expected a list of texts"),
         ("splits", DataError, "`splits` of the opened data set (Source) are None. Expected a tuple of names"),
         ("split", DataError, "split 'train' of the data set is a NoneType without ids or load"),
         ("numbers", DataError, "split 'train' has the sample id 0, no text"),
@@ -178,6 +180,9 @@ def test_a_procedure_that_adapts_is_handed_models_alone():
             "role",
             "`taps` of proxy 'faulty' gives taps of the role 'studnet'; did you mean 'student'? Expected student or teacher",
         ),
+        ("none score", "proxy 'faulty' gives None as a score. Expected a number"),
+        ("text score", "proxy 'faulty' gives '0.5' as a score. Expected a number"),
+        ("vector", "proxy 'faulty' gives a Tensor of the shape (3,) as a score. Expected a number"),
         (
             "fit",
             "proxy 'faulty' fails on a sample of the space: ZeroDivisionError: no sample (in fit, faulty_plugin.py:",
@@ -194,7 +199,9 @@ def test_of_a_proxy(how, words, host, tmp_path):
     ("how", "words"),
     [
         ("raise", "controller 'faulty' of live 0 fails: ZeroDivisionError: no trial yet (in ask, faulty_plugin.py:"),
-        ("none", "controller 'faulty' of live 0 fails: TypeError: 'NoneType' object is not iterable"),
+        ("none", "`ask` of the controller gives a NoneType. Expected a list of kdsearch.kinds.Ask"),
+        ("map", "`ask` of the controller gives a dict. Expected a list of kdsearch.kinds.Ask"),
+        ("nothing", "the controller asks for None. Expected a kdsearch.kinds.Ask"),
         ("dict", "the controller asks for {"),
         ("lacks", "the controller's candidate has no value for '"),
         ("nan", "the controller asks for nan of '"),
@@ -207,6 +214,33 @@ def test_of_a_controller(how, words, host, distilled):
     with pytest.raises(PluginError, match=re.escape(words)) as caught:
         run_tiny(distilled, *LESS, sets, host=host)
     assert caught.value.path == "refine.controller"
+
+
+@pytest.mark.parametrize("how", ["tensor", "well"])
+def test_a_proxys_number_may_be_a_librarys(how, host, tmp_path):
+    look(tmp_path, host, f"search.proxy=[{{use: faulty, options: {{how: {how}}}}}, params]")
+
+
+def test_of_a_strategy_before_any_work(host, tmp_path):
+    with pytest.raises(PluginError, match=r"`ask` of the controller gives a NoneType\. Expected a list of") as caught:
+        look(tmp_path, host, "search.strategy={use: faulty, options: {how: none}}")
+    assert caught.value.path == "search.strategy"
+
+
+def test_numpys_numbers_are_numbers():
+    dims = [
+        Dim("x", Range(low=0.25, high=1.0)),
+        Dim("n", Range(low=1, high=4, integer=True)),
+        Dim("flag", Range((True, False))),
+    ]
+    dims.append(Dim("widths", Range(low=4, high=8, integer=True, each=2)))
+    values = {"x": np.float32(0.5), "n": np.int64(2), "flag": np.bool_(False), "widths": (np.int32(4), 8)}
+    found = plain(Ask(values))
+    check_ask(found, dims)
+    assert found == Ask({"x": 0.5, "n": 2, "flag": False, "widths": (4, 8)})
+    assert {type(value) for value in (*found.values.values(), *found.values["widths"])} == {float, int, bool, tuple}
+    with pytest.raises(PluginError, match=r"asks for 1\.5 of 'x'\. Expected 0\.25 to 1"):
+        check_ask(plain(Ask({**values, "x": np.float32(1.5)})), dims)
 
 
 def test_of_a_teachers_view(host, tmp_path):
