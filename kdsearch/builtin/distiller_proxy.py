@@ -31,6 +31,7 @@ from kdsearch.kinds import (
     TapShapes,
     Write,
 )
+from kdsearch.kinds.distiller import check_terms
 from kdsearch.kinds.forward import run_model
 from kdsearch.kinds.options import TeacherNamed
 from kdsearch.kit.streams import stream
@@ -86,8 +87,9 @@ class DistillerProxy(Proxy[Options]):
             made.build(TapShapes(student, student))
         else:
             made.build(TapShapes(student, shapes_of(probe.teacher_model, step.teacher, self._taps.get("teacher", ()))))
-        constants = made.constants()
-        return sum(constants.get(name, 1.0) * float(term.detach()) for name, term in made.terms(step).items())
+        constants, terms = made.constants(), made.terms(step)
+        check_terms(terms, self.name)
+        return sum(constants.get(name, 1.0) * float(term.detach()) for name, term in terms.items())
 
 
 @functools.cache

@@ -23,8 +23,9 @@ from torch import Generator, Tensor
 from torch.autograd.gradcheck import GradcheckError
 
 from kdsearch.engine.checkpoint import collect, restore
-from kdsearch.errors import TapError
+from kdsearch.errors import PluginError, TapError
 from kdsearch.kinds import HIDDEN, Batch, Clock, Distiller, Model, Options, Outputs, Shapes, TapShapes, Write
+from kdsearch.kinds.distiller import check_factors
 from kdsearch.kinds.model import UnaskedTapError
 from kdsearch.kinds.options import validate
 from kdsearch.testing.contract import option_ends, require, same
@@ -121,6 +122,12 @@ class DistillerContract:
             not named or set(terms) <= set(named),
             f"the terms are {set(terms)}, but term_names (or paper_weights) name {named}: weights of others are refused",
         )
+
+    def test_learning_rates_are_of_its_own_parameters(self) -> None:
+        try:
+            check_factors(self.made(self.models()))
+        except PluginError as error:
+            raise AssertionError(str(error)) from error
 
     def test_one_sample_is_finite(self) -> None:
         self._finite("one sample", n=1, scale=1.0)

@@ -179,6 +179,16 @@ def test_a_loss_that_is_no_number_ranks_last() -> None:
     assert score(NoNumber, small_resnet(), HandProbe(noise_batch())) == -torch.inf
 
 
+class NoMapping(Weighted):
+    def terms(self, step: Step) -> Any:
+        return [step.student["logits"].sum()]
+
+
+def test_terms_that_are_no_mapping_are_said_so() -> None:
+    with pytest.raises(PluginError, match=r"distiller 'x' gave list\. Expected a mapping of names to scalars"):
+        score(NoMapping, small_resnet(), HandProbe(noise_batch()))
+
+
 class ElsewhereOptions(Options):
     student_tap: StudentTap = "stage[0]"
 

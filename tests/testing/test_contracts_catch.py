@@ -77,6 +77,11 @@ class WrongGradient(Good):
         return {"mse": (z.detach() * z).mean()}
 
 
+class NoRate(Good):
+    def lr_factors(self) -> dict[str, float]:
+        return {"project.*": 0.1}
+
+
 class LogOfZero(Good):
     def terms(self, step: Step) -> dict[str, Tensor]:
         return {"mse": mse(step).log()}
@@ -190,6 +195,7 @@ DISTILLER_FAULTS = [
     (Unseeded, "test_equal_steps_give_equal_terms_and_stay_unchanged"),
     (WrongGradient, "test_gradient_is_right"),
     (FilledInTerms, "test_terms_leave_what_it_remembers"),
+    (NoRate, "test_learning_rates_are_of_its_own_parameters"),
     (LogOfZero, "test_dead_tensors_are_finite"),
     (Remembers, "test_what_it_remembers_is_buffers"),
     (Seeds, "test_leaves_batch_and_global_streams_as_they_were"),
