@@ -196,6 +196,7 @@ class Evaluator(Site):
     models: dict[str, Model] = field(default_factory=dict)
     teachers: dict[str, Live] = field(default_factory=dict)
     metrics: Mapping[str, Metric[Any]] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)  # metric -> its key path in the study
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def model_of(self, role: str) -> Model:
@@ -236,7 +237,10 @@ class Evaluator(Site):
         return self._judged(metric, role, split, lambda batch: self.predict(role, batch))
 
     def _judged(self, metric: str, role: str, split: str, predict: Predict) -> dict[str, float]:
-        return values_of(metric, self.metrics[metric], predict, self.data, split, self)
+        try:
+            return values_of(metric, self.metrics[metric], predict, self.data, split, self)
+        except PluginError as error:
+            raise error.at(path=self.places.get(metric, "")) from error.__cause__
 
 
 @dataclass(kw_only=True)

@@ -181,6 +181,7 @@ def assembled(
         batch_size=training.batch_size,
         augment=materials.augments,
         metrics=materials.scoring,
+        places=materials.places,
         device=materials.torch_device,
     )
     if not training.procedure:

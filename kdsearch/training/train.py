@@ -317,6 +317,7 @@ def staged(
         batch_size=train.batch_size,
         augment=materials.augments,
         metrics=materials.metrics,
+        places=materials.places,
         fresh_of=lambda role, nth: built(role, derive(seed, "fresh", role, nth)),
         uncut_of=lambda role: built(role, derive(seed, "init", role), cuts=-1),
         trained=tuple(request.specs),
@@ -345,6 +346,7 @@ def shared_setup(materials: Materials, teachers: Mapping[str, Live]) -> Evaluato
         io=materials.io,
         teachers=dict(teachers),
         metrics=materials.metrics,
+        places=materials.places,
         device=materials.torch_device,
     )
 

@@ -13,7 +13,18 @@ import torch
 
 from kdsearch.errors import PluginError
 from kdsearch.hooks import Register, hookimpl
-from kdsearch.kinds import Distiller, NoOptions, Options, Probe, Proxy, TapShapes
+from kdsearch.kinds import (
+    DataSource,
+    Distiller,
+    Metric,
+    NoOptions,
+    Options,
+    Predict,
+    Probe,
+    Proxy,
+    Services,
+    TapShapes,
+)
 
 DIST_INFO = "kdsearch_bad-1.0.dist-info"
 
@@ -121,8 +132,17 @@ class Infinite(Proxy[NoOptions]):
         return float("inf")
 
 
+class Worded(Metric[NoOptions]):
+    """A word on more samples than the dry step has."""
+
+    def measure(self, predict: Predict, data: DataSource, split: str, services: Services) -> Any:
+        n = len(data.split(split).ids)
+        return {"worded": 0.5 if n < 10 else "good", "n": n}
+
+
 @hookimpl
 def kdsearch_register(register: Register) -> None:
+    register.metric("worded", "tests.stages.bad_plugin:Worded")
     register.distiller("bad", "tests.stages.bad_plugin:Bad")
     register.distiller("subclasses", "tests.stages.bad_plugin:Subclasses")
     for name in ("Exits", "Raises", "Infinite"):

@@ -133,6 +133,13 @@ def test_what_a_distiller_raises_fails_its_trial_with_its_name(how, words, host,
         run_tiny(tmp_path, *LESS, host=host, text=with_bad(how))
 
 
+def test_a_metric_that_gives_a_word_fails_trials_with_its_key(host, tmp_path):
+    sets = (*LESS, "objectives={accuracy: max, worded: max}", "metrics=[accuracy, worded]")
+    words = r"all 2 trials failed; the first: metrics\[1\]: metric 'worded' \(.*\) gives 'good' as 'worded'. Expected a number"
+    with pytest.raises(TrialError, match=words):
+        run_tiny(tmp_path, *sets, host=host)
+
+
 def test_stdout_holds_the_answer_alone_and_hooks_change_copies(installed, tmp_path):
     file = write_study(tmp_path, with_bad("print"))
     sets = [part for each in (*LESS, "refine.trials=1") for part in ("--set", each)]

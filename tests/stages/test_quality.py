@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -49,7 +50,9 @@ def test_a_figure_that_is_no_number_is_left_out():
         def measure(self, predict, data, split, services):
             return Measurement({"rmse": 1.0, "r2": float("nan"), "far": float("inf"), "n": 1.0})
 
-    materials = SimpleNamespace(objective="rmse", reported={"rmse": Some(NONE)}, seed=0, data=None)
+    materials = SimpleNamespace(
+        objective="rmse", reported={"rmse": Some(NONE)}, seed=0, data=None, judging=lambda name: nullcontext()
+    )
     values, quality = measured(materials, None, "test", None)
     assert values == {"rmse": 1.0, "n": 1.0}
     assert quality["value"] == 1.0
@@ -65,7 +68,9 @@ def test_a_metric_that_finds_nothing_to_judge_is_left_out_unless_it_is_the_objec
             raise DataError("no label occurs")
 
     reported = {"macro_f1": Some(NONE), "map": Nothing(NONE)}
-    materials = SimpleNamespace(objective="macro_f1", reported=reported, seed=0, data=None)
+    materials = SimpleNamespace(
+        objective="macro_f1", reported=reported, seed=0, data=None, judging=lambda name: nullcontext()
+    )
     assert measured(materials, None, "test", None)[0] == {"macro_f1": 0.5, "n": 4.0}
     materials.objective = "map"
     with pytest.raises(DataError, match="no label occurs"):
@@ -77,7 +82,9 @@ def test_a_metric_without_a_value_of_its_name_is_refused():
         def measure(self, predict, data, split, services):
             return {"brier": 0.5, "n": 4.0}
 
-    materials = SimpleNamespace(objective="own", reported={"own": Some(NONE)}, seed=0, data=None)
+    materials = SimpleNamespace(
+        objective="own", reported={"own": Some(NONE)}, seed=0, data=None, judging=lambda name: nullcontext()
+    )
     with pytest.raises(PluginError, match=r"gives brier, n\. Expected 'own', the name"):
         measured(materials, None, "test", None)
 
