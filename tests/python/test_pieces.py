@@ -336,7 +336,6 @@ def test_samples_that_want_gradients_are_read_as_they_are(tmp_path):
     torch.testing.assert_close(torch.from_numpy(answers), teacher(0).eval()(IMAGES).detach(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("quantize", "said"), [(None, ""), ("int8", "its fp32 file is refused: ")])
 class Once(nn.Module):
     """One number for each image: what is in it, or how much of it."""
 
@@ -361,6 +360,7 @@ def test_samples_that_no_file_reads_are_refused(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize(("quantize", "said"), [(None, ""), ("int8", "its fp32 file is refused: ")])
 def test_a_file_that_is_too_far_off_is_not_written(quantize, said, tmp_path):
     """Nor one that is made of it, which agrees with the network all the same."""
     message = rf"net\.onnx: parity: {said}differs from torch by 0\.0\d+ at output 'logits'"

@@ -12,7 +12,7 @@ from kdsearch.builtin.metrics import Accuracy, NegativeLogLikelihood
 from kdsearch.errors import DataError, PluginError
 from kdsearch.kinds import Measurement, Metric, NoOptions, Trial
 from kdsearch.stages.quality import bootstrap, measured, quality_of, shown
-from kdsearch.stages.refine import _best_note
+from kdsearch.stages.refine import _best, _best_note
 
 NONE = NoOptions()
 
@@ -142,4 +142,6 @@ def test_values_are_shown_in_their_unit(quality, text):
 )
 def test_the_best_so_far_has_its_sign(direction, loss, said):
     trials = [Trial(0, {}, None, "complete", (0.9,)), Trial(1, {}, None, "complete", (loss,))]
-    assert _best_note(SimpleNamespace(objective="r2", objectives={"r2": direction}), trials) == said
+    materials = SimpleNamespace(objective="r2", objectives={"r2": direction})
+    assert _best_note(materials, _best(materials, (None, *trials))) == said
+    assert _best_note(materials, None) == ""
