@@ -54,7 +54,9 @@ def blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> set[str]:
         @wraps(own)
         def call(*arguments: Any) -> Any:
             try:
+                kept = distiller.state_dict().keys()
                 found = own(*arguments)
+                _check_kept(each, distiller, name, kept)
                 if name == "terms":
                     check_terms(found, each.name)
                     check_scalars(found, f"distiller '{each.name}'")
@@ -72,6 +74,13 @@ def blaming(each: ResolvedDistiller, distiller: Distiller[Any]) -> set[str]:
     for name in ("prepare", "terms", "on_step_end", "on_epoch_end"):
         setattr(distiller, name, guarded(name))
     return given
+
+
+def _check_kept(each: ResolvedDistiller, distiller: Distiller[Any], method: str, before: Collection[str]) -> None:
+    """Raise PluginError for a parameter or buffer that was not there before: a training that was stopped could not go on."""
+    if late := next((name for name in distiller.state_dict() if name not in before), None):
+        problem = f"`{method}` of distiller '{each.name}' registers '{late}'"
+        raise PluginError(problem, expected="what it keeps registered in __init__ or build, be it empty")
 
 
 def check_weighted(materials: Materials, terms: Mapping[str, Collection[str]]) -> None:

@@ -302,6 +302,10 @@ class FaultyDistiller(Distiller[HowOptions]):
     def named_terms(self) -> Any:
         return {"terms": "logits", "name": ["a.b"]}.get(self.options.how, super().named_terms())
 
+    def on_step_end(self, step: Step) -> None:
+        if self.options.how == "late":
+            self.register_buffer("queue", torch.zeros(4))
+
     def terms(self, step: Step) -> Any:
         term = step.student["logits"].square().mean()
         given = {"gives none": None, "gives a list": [term], "gives nothing": {}, "gives a dot": {"a.b": term}}

@@ -378,6 +378,10 @@ def test_of_a_quantizer_whose_file_is_limited(host, tmp_path):
             "gives a dot",
             "distiller 'faulty' gave a term named 'a.b'. Expected a name of 1 to 64 letters, digits, '_' or '-'",
         ),
+        (
+            "late",
+            "`on_step_end` of distiller 'faulty' registers 'queue'. Expected what it keeps registered in __init__",
+        ),
     ],
 )
 def test_of_a_distiller(how, words, host, tmp_path):
