@@ -64,8 +64,15 @@ def _judged(predict: Predict, batch: Batch, services: Services) -> Answers:
     if hidden.any():
         targets = targets.clone()
         try:
-            targets[hidden] = services.predict("teacher", batch)["logits"].argmax(1).cpu()[hidden]
-        except (PluginError, DataError, KeyError):  # no teacher of that name, or one that has no answer stored
+            told = services.predict("teacher", batch)["logits"]
+            if told.shape[1] != logits.shape[1]:
+                raise DataError("the teacher answers other classes")
+            targets[hidden] = told.argmax(1).cpu()[hidden]
+        except (
+            PluginError,
+            DataError,
+            KeyError,
+        ):  # no teacher of that name or of these classes, or one that has no answer stored
             logits, targets, hidden = logits[~hidden], targets[~hidden], hidden[~hidden]
     return Answers(logits, targets, hidden)
 

@@ -210,7 +210,7 @@ def run_trainings(
     waiting = [*requests]
     try:
         while len(found) < len(requests):
-            while waiting and trainings.free and not tools.stop():
+            while waiting and trainings.free:
                 request = waiting.pop(0)
                 trainings.submit(request, (since or {}).get(request.name, 0.0))
             found |= trainings.ended()

@@ -139,9 +139,11 @@ def test_it_is_said_in_notes_summary_and_page():
         "refine": {"first": [["the best score"]], "states": {"failed": 0}},
         "distill": {"runs": {"winner": {"error": ""}}, "winner": "winner", "trial": 0, "epochs": 3, "leftover": 0},
         "compress": {},
+        "export": {"shipped": {}, "shipped_roles": {}},
     }
     inputs: Any = {name: SimpleNamespace(facts=facts) for name, facts in nothing.items()}
-    config = SimpleNamespace(distill=SimpleNamespace(controls=("baseline",)), export=SimpleNamespace(min_agreement={}))
+    export = SimpleNamespace(min_agreement={})
+    config = SimpleNamespace(distill=SimpleNamespace(controls=("baseline",)), export=export, metrics=[])
     materials: Any = SimpleNamespace(
         study=SimpleNamespace(students={"student": None}, config=config), io=SimpleNamespace(inputs=())
     )

@@ -1,7 +1,7 @@
 """The conformance classes find the faults that they are for."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -210,6 +210,13 @@ DISTILLER_FAULTS = [
 
 def contract_of(base: type, **members: Any) -> type:
     return type("Contract", (base,), members)
+
+
+@pytest.fixture(autouse=True)
+def _gradients() -> Iterator[None]:
+    """Some of the faulty ones leave them off."""
+    yield
+    torch.set_grad_enabled(True)
 
 
 def test_a_good_distiller_conforms() -> None:

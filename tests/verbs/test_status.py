@@ -12,7 +12,7 @@ from kdsearch.cli import main
 from kdsearch.errors import ArtifactError
 from kdsearch.host import Host
 from kdsearch.kinds import Trial
-from kdsearch.stages.refine import _announce, _best_note, ahead
+from kdsearch.stages.refine import _announce, _best, _best_note, ahead
 from kdsearch.store.files import write_json
 from kdsearch.store.folder import LAST, LOCK, PROGRESS, Events, held, holder_of, open_folder
 from kdsearch.study import load_study
@@ -71,8 +71,8 @@ def test_the_best_keeps_the_limits(folder):
         _announce(each, log, tools)
     assert status_of(folder)["best"] == {"number": 5, "metric": "accuracy", "value": 0.9}
     materials: Any = SimpleNamespace(objectives={"params": "min", "accuracy": "max"}, objective="accuracy")
-    assert _best_note(materials, trials) == "best accuracy 0.9000"
-    assert _best_note(materials, trials[:1]) == ""
+    assert _best_note(materials, _best(materials, trials)) == "best accuracy 0.9000"
+    assert _best_note(materials, _best(materials, trials[:1])) == ""
 
 
 def test_the_best_is_said_as_its_metric_is(folder):

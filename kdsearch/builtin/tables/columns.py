@@ -19,6 +19,7 @@ from kdsearch.limits import CLASSES
 
 MANY = 100  # different texts in a column that are in no two rows alike, on average: names and remarks, not categories
 LOST = 0.01  # of a deviation: numbers that are rounded by more on average tell networks little
+CONSTANT = 1e-14  # of its mean: a column that deviates by less is one number, and float64 rounds it
 MANY_CLASSES = 20  # the same of a column of classes
 
 
@@ -144,7 +145,7 @@ def check_told(table: Table, name: str, instead: str) -> None:
         return
     mean, std = found.mean(), found.std()
     lost = np.sqrt(np.mean((found.astype(np.float32) - found) ** 2))
-    if std > 1e-12 * abs(mean) and lost > LOST * std:  # below it is float64's own rounding
+    if std > CONSTANT * abs(mean) and lost > LOST * std:
         raise DataError(
             f"its values differ by {std:.3g} around {mean:.10g}, where float32, which networks read, has steps of "
             f"{np.spacing(np.float32(abs(mean))):.3g}",
@@ -216,11 +217,14 @@ def known(table: Table, columns: Columns, rare: int) -> Known:
 
 
 def moments(raw: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """(D,) mean and standard deviation of the rows (N, D), NaN left out; 0 and 1 where there is nothing, 1 for a constant."""
+    """(D,) mean and standard deviation of the rows (N, D), NaN left out; 0 and 1 where there is nothing.
+
+    Of a constant it is 1, or a thousandth of it where that is more: float32 has to tell both apart.
+    """
     n = np.maximum((~np.isnan(raw)).sum(0), 1)
     mean = np.nansum(raw, 0) / n
     std = np.sqrt(np.nansum((raw - mean) ** 2, 0) / n)
-    std = np.where(std > 1e-9 * np.maximum(np.abs(mean), 1e-30), std, 1.0)
+    std = np.where(std > 1e-9 * np.maximum(np.abs(mean), 1e-30), std, np.maximum(np.abs(mean) / 1000, 1.0))
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
