@@ -183,6 +183,7 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, tools
             held_out = out / f"cache-{name}-test"
             write_cache(held_out, live, materials.data, ["test"], taps, materials.torch_device, CACHE_BYTES, moved)
     cost = cost_of_teacher(live, materials)
+    is_counted = cost.params > 0 or cost.macs > 0  # stored answers, or a function's: nobody knows of what network
     quality = _on_validation(materials, live) if answers else None
     qualities = {materials.objective: quality} if quality else {}
     stored = Live(live.model, live.task, TeacherCache(out / cache) if cache else None, live.view)
@@ -200,8 +201,8 @@ def _looked_at(materials: Materials, name: str, live: Live, answers: bool, tools
         "cached": dict(cached),
         "network": live.model.name,
         "architecture": live.model.name if live.model.spec is None else canonical(live.model.spec),
-        "params": cost.params,
-        "macs": cost.macs,
+        "params": cost.params if is_counted else None,
+        "macs": cost.macs if is_counted else None,
         "score": known.get(materials.objective),
         "validation": {metric: quality.as_json() for metric, quality in qualities.items()},
         "judged": judged,

@@ -144,6 +144,16 @@ def test_without_a_teacher_hidden_samples_are_left_out(case, error):
     assert found == {"accuracy": float((logits.argmax(1) == labels)[500:].double().mean()), "n": 100}
 
 
+@pytest.mark.parametrize("width", [K - 1, K + 1])
+def test_a_teacher_of_other_classes_stands_in_for_nothing(case, width):
+    """Its likeliest class may be none of the data's."""
+    logits, labels, teacher = case
+    shown = labels.clone()
+    shown[:500] = HIDDEN
+    others = torch.nn.functional.pad(teacher, (0, width - K), value=99.0)
+    assert measure(metrics.Accuracy, logits, shown, Doors(others)) == measure(metrics.Accuracy, logits, shown)
+
+
 def test_a_split_that_nothing_can_judge_is_an_error(case):
     logits, labels, _ = case
     with pytest.raises(DataError, match="split 'test' has 600 samples and no label"):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from kdsearch import Result
@@ -121,3 +122,17 @@ def test_what_the_data_say_of_themselves_is_said_before_and_after(tmp_path, caps
     assert f"note        {said}" in out.splitlines()
     assert said in err.splitlines()
     assert Result.open(tmp_path / "study")["notes"][0] == said
+
+
+def test_of_stored_answers_nobody_knows_the_networks_size(tmp_path):
+    """It had 0 weights, and the page set the student's beside it."""
+    rows = "".join(f"s{i},{i % 7},{i % 3},{i % 2}\n" for i in range(80))
+    (tmp_path / "rows.csv").write_text(f"id,a,b,y\n{rows}")
+    ids = [f"s{i}" for i in range(80)]
+    np.savez(tmp_path / "told.npz", ids=np.array(ids), logits=np.eye(2, dtype=np.float32)[np.arange(80) % 2])
+    taught = TABLE.replace("target: y}", "target: y, id: id}") + "teacher: {use: table, options: {path: told.npz}}\n"
+    file = write_study(tmp_path, taught)
+    assert main(["run", str(file), "--dir", str(tmp_path / "study")]) == 0
+    teacher = Result.open(tmp_path / "study")["teacher"]
+    assert (teacher["params"], teacher["macs"]) == (None, None)
+    assert teacher["quality"]["value"] == 1
