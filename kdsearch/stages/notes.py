@@ -45,6 +45,10 @@ def warnings_of(materials: Materials, inputs: Mapping[str, Artifact]) -> list[st
     """What makes the whole result doubtful: shown before anything else."""
     exported, found = inputs["export"].facts, copied(inputs["prepare"].facts["data"]["facts"])
     baseline = (control_of(exported, "baseline") or {}).get("quality")
+    shipped = [each["metrics"] for each in exported["shipped_roles"].values()] or [exported["shipped"]]
+    if any("teacher_agreement" in each for each in shipped):
+        some = "Some samples" if any("labeled_accuracy" in each for each in shipped) else "The samples"
+        found.append(f"{some} of the test split have no label: there the teacher's class counts as right.")
     for name in materials.study.teachers:
         found += inputs["prepare"].facts["teachers"][name].get("warnings", [])
         teacher = exported["qualities"]["teachers"].get(name)

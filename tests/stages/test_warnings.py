@@ -48,7 +48,7 @@ def test_a_student_as_large_as_its_teacher_is_told_where_nothing_keeps_it_small(
     ("facts", "expected"), [({}, []), ({"copies": {"test": 1200}}, ["1,200 samples of 'test' are copies"])]
 )
 def test_copies_of_training_samples_are_a_warning(facts, expected):
-    made = {"export": {"qualities": {"runs": {}}}, "prepare": {"data": {"facts": facts}}}
+    made = {"export": {"qualities": {"runs": {}}, "shipped": {}, "shipped_roles": {}}, "prepare": {"data": {"facts": facts}}}
     inputs = {stage: Artifact(stage, "key", Path(), each) for stage, each in made.items()}
     found = warnings_of(SimpleNamespace(study=SimpleNamespace(teachers=())), inputs)
     assert [each.partition(" of training")[0] for each in found] == expected
@@ -136,3 +136,19 @@ def test_of_stored_answers_nobody_knows_the_networks_size(tmp_path):
     teacher = Result.open(tmp_path / "study")["teacher"]
     assert (teacher["params"], teacher["macs"]) == (None, None)
     assert teacher["quality"]["value"] == 1
+
+
+def test_a_control_that_no_label_of_the_test_split_can_judge_is_left_out(tmp_path, capsys):
+    """The teacher stands in for the student's labels there; the control has none, and ended the run after all its work."""
+    rows = "".join(f"{i % 7},{i % 3},{i % 2 if i < 60 else ''},{'train' if i < 60 else 'test'}\n" for i in range(80))
+    (tmp_path / "rows.csv").write_text(f"a,b,y,part\n{rows}")
+    taught = TABLE.replace("target: y}", "target: y, split: part}").replace("distillers: []", "distillers: [kd]")
+    taught = taught.replace("controls: []", "controls: [baseline]")
+    file = write_study(tmp_path, taught + "teacher: {use: trained, options: {space: mlp, epochs: 1}}\n")
+    assert main(["run", str(file), "--dir", str(tmp_path / "study")]) == 0
+    said = "'baseline' is not measured on the test split: split 'test' has 20 samples and no label"
+    assert said in capsys.readouterr().err.splitlines()
+    result = Result.open(tmp_path / "study")
+    assert result["baseline"] is None
+    assert result["metrics"]["teacher_agreement"] == result["metrics"]["accuracy"]
+    assert "The samples of the test split have no label: there the teacher's class counts as right." in result["warnings"]
