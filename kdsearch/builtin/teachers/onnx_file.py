@@ -24,6 +24,7 @@ from kdsearch.limits import ONNX_BYTES
 
 FLOATS = {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(double)": torch.float64}
 INTEGERS = {"tensor(int64)": torch.int64, "tensor(int32)": torch.int32}
+DROPPED = "Exporters drop inputs that the network does not use: as `use: python` it may ignore them."
 
 
 class OnnxOptions(Options):
@@ -88,7 +89,12 @@ class OnnxModule(nn.Module):
         expected = described(io.inputs)
         if len(entries) != len(io.inputs):
             got = ", ".join(f"{each.name} {shown(each.shape)}" for each in entries)
-            raise DataError(f"reads {got}", file=self.file, expected=f"{len(io.inputs)} inputs: {expected}")
+            raise DataError(
+                f"reads {got}",
+                file=self.file,
+                expected=f"{len(io.inputs)} inputs: {expected}",
+                fix=DROPPED if len(entries) < len(io.inputs) else "",
+            )
         for entry, field in zip(entries, io.inputs, strict=True):
             sizes = tuple(entry.shape[1:])
             is_same = len(sizes) == len(field.shape) and all(

@@ -159,6 +159,17 @@ def test_an_onnx_file_that_does_not_fit_is_named(folder, made, expected):
         onnx_teacher(folder)
 
 
+def test_inputs_that_an_exporter_dropped_are_spoken_of(folder):
+    linear_onnx(folder / "net.onnx")
+    more = IO((*FIELDS.inputs, Field("extra", "vector", (2,))), FIELDS.outputs)
+    said = r"reads x0 .*Expected 2 inputs: image 3x16x16, extra 2. Exporters drop inputs that the network does not use"
+    with pytest.raises(DataError, match=said):
+        onnx_teacher(folder, more)
+    linear_onnx(folder / "net.onnx", inputs=3)
+    with pytest.raises(DataError, match=r"Expected 2 inputs: image 3x16x16, extra 2\.?$"):
+        onnx_teacher(folder, more)
+
+
 def test_an_unknown_output_is_named(folder):
     with pytest.raises(DataError, match=r"no output 'probs'\. Expected logits, less"):
         onnx_teacher(folder, output="probs")
