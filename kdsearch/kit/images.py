@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,9 +20,25 @@ from kdsearch.limits import PIXELS, SIDES
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ALPHA", "ENDINGS", "GREY", "READABLE", "Head", "decode", "header", "image_files", "unreadable"]
+__all__ = [
+    "ALPHA",
+    "ENDINGS",
+    "GREY",
+    "READABLE",
+    "Head",
+    "decode",
+    "header",
+    "image_files",
+    "left_out",
+    "no_images",
+    "unreadable",
+]
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+# formats that are not read: a list, as whatever else lies in a folder is no image
+_RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2")
+_SMALL = (".avif", ".heic", ".heif", ".jfif", ".jp2", ".jxl")
+OTHERS = (".dcm", ".gif", ".pgm", ".ppm", ".psd", ".svg", ".tga", ".tif", ".tiff", *_SMALL, *_RAW)
 GREY = ("1", "L", "LA")
 ALPHA = ("LA", "PA", "RGBA")
 READABLE = (*GREY, "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # eight bits a channel
@@ -37,14 +54,41 @@ class Head:
 
 
 def image_files(folder: Path) -> Sequence[Path]:
-    """The images of a folder, however deep, by their path. Raise DataError where there is none."""
-    files = sorted(
-        (file for file in below(folder) if file.suffix.lower() in ENDINGS and not file.name.startswith(".")),
-        key=str,
-    )
+    """The images of a folder, however deep, by their path. Raise DataError where there is none that is read."""
+    files = sorted((file for file in _seen(folder) if file.suffix.lower() in ENDINGS), key=str)
     if not files:
-        raise DataError("no images", file=folder, expected=", ".join(f"*{ending}" for ending in ENDINGS))
+        raise no_images(folder)
     return files
+
+
+def no_images(folder: Path) -> DataError:
+    """That a folder has no image, or none of a format that is read."""
+    said, expected = _others([folder]), ", ".join(f"*{ending}" for ending in ENDINGS)
+    if not said:
+        return DataError("no images", file=folder, expected=expected)
+    return DataError(f"no images but {said}", file=folder, expected=expected, fix="Convert them to png.")
+
+
+def left_out(folders: Iterable[Path]) -> list[str]:
+    """What a data set notes of images in these folders, however deep, that `image_files` leaves out; [] where it leaves out none.
+
+    Raise DataError for a folder that may not be read.
+    """
+    said = _others(folders)
+    return [f"Images that were left out: {said}."] if said else []
+
+
+def _others(folders: Iterable[Path]) -> str:
+    """How many images are of formats that are not read, by ending; "" where there is none."""
+    endings = Counter(file.suffix.lower() for folder in folders for file in _seen(folder))
+    found = {ending: n for ending, n in endings.most_common() if ending in OTHERS}
+    each = ", ".join(f"{ending}: {n:,}" for ending, n in found.items())
+    return f"{sum(found.values()):,} of a format that is not read ({each})" if found else ""
+
+
+def _seen(folder: Path) -> Iterator[Path]:
+    """The files that a user means: hidden ones are a system's own, such as what macOS writes beside each."""
+    return (file for file in below(folder) if not file.name.startswith("."))
 
 
 def header(file: Path) -> Head:

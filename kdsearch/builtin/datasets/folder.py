@@ -23,7 +23,7 @@ from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Dataset, DataSource, Services
 from kdsearch.kit import images
 from kdsearch.kit.files import entries
-from kdsearch.kit.images import GREY, Head, header, image_files
+from kdsearch.kit.images import GREY, Head, header, image_files, left_out
 
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -124,6 +124,7 @@ class ImageFolder(Dataset[FolderOptions]):
             "decoded_bytes": n_bytes,
             "decoded": "at the start" if stored else "on demand",
             **({"copies": held_out} if held_out else {}),
+            "notes": left_out(_places(folders, classes)),
         }
         return image_source(parts, classes, self.options, facts)
 
@@ -245,6 +246,14 @@ def _files(folder: Path, classes: Sequence[str], is_train: bool) -> list[tuple[P
                 expected="its name there",
             )
     return found
+
+
+def _places(folders: Mapping[str, Path], classes: Sequence[str]) -> list[Path]:
+    """The folders that images are read from."""
+    made = []
+    for name, folder in folders.items():
+        made += [folder] if name == "unlabeled" else [each for each in _subfolders(folder) if each.name in classes]
+    return made
 
 
 def _images(folder: Path, label: int) -> list[tuple[Path, int]]:

@@ -33,7 +33,7 @@ from kdsearch.builtin.vision.masks import CLASSES, VOID, MaskPart, main_classes,
 from kdsearch.errors import DataError, nearest
 from kdsearch.kinds import Dataset, DataSource, Services
 from kdsearch.kit.files import below, content, entries, opened
-from kdsearch.kit.images import ENDINGS, GREY, Head, header, unreadable
+from kdsearch.kit.images import ENDINGS, GREY, Head, header, left_out, no_images, unreadable
 
 INDEXED = ("1", "L", "P")  # modes whose pixels are class indices
 NAMES_BYTES = 1 << 20
@@ -119,8 +119,9 @@ class MaskFolder(Dataset[MaskFolderOptions]):
 
     def open(self, services: Services) -> DataSource:
         root, o = self._root(services), self.options
-        pairs = {name: _pairs(folder) for name, folder in _splits(root).items()}
-        alone = _unlabeled(root)
+        folders, unlabeled = _splits(root), _unlabeled(root)
+        pairs = {name: _pairs(folder) for name, folder in folders.items()}
+        alone = tuple(file for folder in unlabeled for file in _files(folder, ENDINGS))
         images = {name: tuple(image for image, _ in each) for name, each in pairs.items()}
         images |= {"unlabeled": alone} if alone else {}
         files = [file for each in images.values() for file in each]
@@ -164,6 +165,7 @@ class MaskFolder(Dataset[MaskFolderOptions]):
             "name": "mask_folder",
             **self.origin,
             "decoded": "at the start" if is_stored else "on demand",
+            "notes": left_out([*(folder / "images" for folder in folders.values()), *unlabeled]),
         }
         if held_out := across(images, equal):
             told["copies"] = held_out
@@ -259,7 +261,7 @@ def _pairs(folder: Path) -> list[tuple[Path, Path]]:
     images = _by_stem(folder / "images", ENDINGS)
     masks = _by_stem(folder / "masks", (".png",))
     if not images:
-        raise DataError("no images", file=folder / "images", expected=", ".join(f"*{each}" for each in ENDINGS))
+        raise no_images(folder / "images")
     for here, there, what in ((images, masks, "mask"), (masks, images, "image")):
         lone = [stem for stem in here if stem not in there]
         if lone:
@@ -288,9 +290,9 @@ def _files(folder: Path, endings: Sequence[str]) -> Iterator[Path]:
     yield from sorted(found, key=str)
 
 
-def _unlabeled(root: Path) -> tuple[Path, ...]:
-    folder = next((each for each in entries(root) if each.is_dir() and each.name.lower() in UNLABELED), None)
-    return () if folder is None else tuple(_files(folder, ENDINGS))
+def _unlabeled(root: Path) -> list[Path]:
+    """The folder of images without masks, where there is one."""
+    return [each for each in entries(root) if each.is_dir() and each.name.lower() in UNLABELED][:1]
 
 
 def _largest(pairs: Mapping[str, Sequence[tuple[Path, Path]]], ignore: int | None) -> int:

@@ -154,6 +154,33 @@ def test_test_images_that_are_training_images_are_warned_of(tmp_path, capsys):
     assert "UserWarning" not in out + err
 
 
+def strew(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def test_images_of_formats_that_are_not_read_are_counted_in_a_note(tmp_path, capsys):
+    write(tmp_path / "d", ("train", "val"))
+    strew(tmp_path / "d", "train/cat/README", "train/cat/a.json", "val/dog/Thumbs.db", "val/dog/._a.tif")
+    assert opened(tmp_path / "d").facts["notes"] == []
+    strew(tmp_path / "d", "train/cat/a.gif", "train/cat/deep/a.TIF", "val/dog/b.tif")
+    strew(tmp_path / "d", "train/unlabeled/c.tif", "train/in no class.tif")
+    picture().save(tmp_path / "d" / "train" / "unlabeled" / "c.png")
+    source = opened(tmp_path / "d")
+    told = "Images that were left out: 4 of a format that is not read (.tif: 3, .gif: 1)."
+    assert source.facts["notes"] == [told]
+    assert len(source.split("train").ids) == 8
+    (tmp_path / "study.yaml").write_text(
+        "data: {use: image_folder, options: {path: d, resize: 8}}\n"
+        "teacher: {use: trained, options: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [4, 4, 4]}, epochs: 1}}\n"
+        "student: {space: cifar_resnet, spec: {depths: [1, 1, 1], widths: [4, 4, 4]}}\nrecipe: {distillers: [kd]}\n"
+    )
+    capsys.readouterr()
+    assert main(["validate", str(tmp_path / "study.yaml")]) == 0
+    assert f"Data: {told}" in capsys.readouterr().out
+
+
 def test_grey_stays_grey_and_a_mixture_becomes_rgb(tmp_path):
     write(tmp_path / "grey", mode="L")
     assert opened(tmp_path / "grey").fields[0].shape == (1, 8, 10)
@@ -236,7 +263,8 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch):
     [
         (lambda root: None, ["no class folders"]),
         (lambda root: (root / "train").mkdir(), ["no class folders", "train"]),
-        (lambda root: (root / "cat").mkdir(), ["no images", "cat", "*.png"]),
+        (lambda root: (root / "cat").mkdir(), ["cat: no images. Expected *.png"]),
+        (lambda root: strew(root, "cat/1.heic"), ["cat: no images but 1 of a format that is not read (.heic: 1)"]),
         (lambda root: write(root, ("test",)), ["has test but no train"]),
         (lambda root: (write(root, ("train", "val")), (root / "valid").mkdir()), ["both val and valid"]),
         (lambda root: (write(root, ("train",)), write(root, ("val",), classes=("cow",))), ["class 'cow'", "train"]),

@@ -152,6 +152,16 @@ def test_images_without_masks_are_unlabeled(tmp_path):
         assert source.split("unlabeled").labels.tolist() == [HIDDEN, HIDDEN]
 
 
+def test_images_of_formats_that_are_not_read_are_counted_in_a_note(tmp_path):
+    write(tmp_path / "data", splits=("train", "val"))
+    (tmp_path / "data" / "unlabeled").mkdir()
+    for name in ("val/images/a.tif", "unlabeled/b.gif", "unlabeled/.c.gif", "val/masks/d.txt"):
+        (tmp_path / "data" / name).write_bytes(b"x")
+    source = opened(tmp_path)
+    assert source.facts["notes"] == ["Images that were left out: 2 of a format that is not read (.tif: 1, .gif: 1)."]
+    assert source.splits == ("train", "val")
+
+
 def test_an_image_that_its_exif_turns_has_a_mask_of_the_turned_size(tmp_path):
     folder = tmp_path / "data"
     write(folder, n=2, size=(20, 16))
@@ -216,6 +226,9 @@ def spoil(folder, what):
     elif what == "empty":
         for each in (*(folder / "images").iterdir(), *(folder / "masks").iterdir()):
             each.unlink()
+    elif what == "tif":
+        for each in (folder / "images").iterdir():
+            each.rename(each.with_suffix(".tif"))
 
 
 @pytest.mark.parametrize(
@@ -233,6 +246,7 @@ def spoil(folder, what):
         ("latin", "classes.txt", "not UTF-8"),
         ("no masks", "data", "no folder 'masks'"),
         ("empty", "images", "no images"),
+        ("tif", "images", "no images but 6 of a format that is not read (.tif: 6)"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(tmp_path, what, names, says):
