@@ -19,7 +19,7 @@ from torch import Tensor
 from kdsearch.builtin.datasets.digits import pixels_and_labels
 from kdsearch.builtin.graph.egos import Graph, Ints
 from kdsearch.builtin.packages import DIGITS_8X8, PACKAGES
-from kdsearch.builtin.tables.columns import Columns, known, told_apart
+from kdsearch.builtin.tables.columns import Columns, check_no_nan, known, told_apart
 from kdsearch.builtin.tables.source import without_marks
 from kdsearch.builtin.tables.targets import read_target
 from kdsearch.errors import DataError, nearest
@@ -172,6 +172,7 @@ class GraphData(Dataset[GraphOptions]):
         tables = without_marks(read_tables(o, services), o.missing)
         beside = [name for name in (o.split, o.id) if name is not None]
         columns = told_apart(tables["train"], (o.target,), o.numbers, o.categories, [*o.ignore, *beside])
+        check_no_nan(tables, o.target, "a class")  # here, as no option names classes
         target = read_target(tables, "class", (o.target,), None, None)
         ids = [sample for table in tables.values() for sample in table.ids]
         ends = np.cumsum([0, *(len(table) for table in tables.values())])

@@ -21,6 +21,7 @@ MANY = 100  # different texts in a column that are in no two rows alike, on aver
 LOST = 0.01  # of a deviation: numbers that are rounded by more on average tell networks little
 CONSTANT = 1e-14  # of its mean: a column that deviates by less is one number, and float64 rounds it
 MANY_CLASSES = 20  # the same of a column of classes
+NANS = ("nan", "+nan", "-nan")  # what `float` reads as no number
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,17 @@ def numbers(table: Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     if len(wrong):
         raise table.fault(int(wrong[0]), name, f"got {found[wrong[0]]:g}", "a number within 1e37")
     return found
+
+
+def check_no_nan(tables: Mapping[str, Table], column: str, expected: str, instead: str = "") -> None:
+    """Raise DataError for a target's text `nan` in any split: what other programs write for a value that they lack.
+
+    instead: what else may be done than to list it in `missing`.
+    """
+    for table in tables.values():
+        for row, value in enumerate(table.column(column)):
+            if isinstance(value, str) and value.strip().lower() in NANS:
+                raise table.fault(row, column, shown(value), expected, f"{no_number(value)}{instead}")
 
 
 def known(table: Table, columns: Columns, rare: int) -> Known:

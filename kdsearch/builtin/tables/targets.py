@@ -10,11 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdsearch.builtin.tables.columns import check_named, check_told, classes_told, moments, numbers, taught
+from kdsearch.builtin.tables.columns import (
+    NANS,
+    check_named,
+    check_no_nan,
+    check_told,
+    classes_told,
+    moments,
+    numbers,
+    taught,
+)
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Field
 from kdsearch.kit.table_copies import in_one_form
-from kdsearch.kit.tables import Table
+from kdsearch.kit.tables import Table, no_number
 
 Kind = Literal["class", "number", "labels"]
 TASKS: Mapping[Kind, str] = {"class": "classification", "number": "regression", "labels": "multilabel"}
@@ -49,6 +58,8 @@ def read_target(
         DataError: a value that is no class, number or label, with file, line and column; names that were not said.
     """
     if kind == "number":
+        for name in columns:
+            check_no_nan(tables, name, "a finite number")
         values = {
             split: torch.from_numpy(np.stack([numbers(table, name) for name in columns], 1).astype(np.float32))
             for split, table in tables.items()
@@ -76,7 +87,14 @@ def _differ(values: Tensor, table: Table, column: str) -> None:
         raise DataError(problem, file=table.file, path=f"column '{column}'", expected="numbers that differ")
 
 
+def _check_named_nan(tables: Mapping[str, Table], column: str, names: Sequence[str] | None, expected: str) -> None:
+    """Raise DataError for the text `nan`, unless it is among the names: who has it for a class says so."""
+    if not any(name.lower() in NANS for name in names or ()):
+        check_no_nan(tables, column, expected, " If one is called so, list all in `names`.")
+
+
 def _classes(tables: Mapping[str, Table], column: str, names: Sequence[str] | None) -> Target:
+    _check_named_nan(tables, column, names, "a class")
     found = in_one_form({split: table.categories(column) for split, table in tables.items()}, names or ())
     made = list(names) if names is not None else classes_told(tables, found, column)
     for split, table in tables.items():
@@ -94,12 +112,13 @@ def _flags(table: Table, column: str) -> Tensor:
     made = []
     for row, value in enumerate(table.categories(column)):
         if value is not None and value.lower() not in _YES_NO:
-            raise table.fault(row, column, f"got '{value}'", "0 or 1")
+            raise table.fault(row, column, f"got '{value}'", "0 or 1", no_number(value))
         made.append(HIDDEN if value is None else _YES_NO[value.lower()])
     return torch.tensor(made)
 
 
 def _lists(tables: Mapping[str, Table], column: str, names: Sequence[str] | None, separator: str | None) -> Target:
+    _check_named_nan(tables, column, names, "labels")
     raw = tables["train"].column(column)
     if all(value is None or str(value).lower() in _YES_NO for value in raw):
         fix = f"Name two columns or more, as [{column}, ...], or set `kind: class` for a single yes or no."

@@ -168,6 +168,17 @@ def test_means_are_of_training_nodes(tmp_path):
     assert data.fields[0].mean[0] == pytest.approx(looks.mean(), rel=1e-6)
 
 
+def test_a_class_nan_is_refused_unless_it_is_missing(tmp_path):
+    dataset = written(tmp_path)
+    text = (tmp_path / "nodes.csv").read_text().replace("n05,5,b,", "n05,5,b,nan")
+    (tmp_path / "nodes.csv").write_text(text)
+    with pytest.raises(DataError, match=r"nodes.csv:7: column 'class': got 'nan'. Expected a class. .* knows\.$"):
+        dataset.open(FileServices(tmp_path))
+    known = written(tmp_path, missing=("nan",))
+    (tmp_path / "nodes.csv").write_text(text)
+    assert known.open(FileServices(tmp_path)).facts["classes"] == ["x", "y"]
+
+
 def test_what_is_missing_and_which_categories_there_are_is_told_by_training_nodes(tmp_path):
     """The third node's age is not known; `c` is a kind of the last one alone."""
     dataset = written(tmp_path)

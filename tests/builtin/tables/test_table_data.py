@@ -195,6 +195,45 @@ def test_labels_are_columns_of_yes_and_no_or_a_list(tmp_path):
     assert lists.split("train").load(range(4))["labels"].tolist() == [[1, 1], [HIDDEN, HIDDEN], [0, 1], [0, 0]]
 
 
+@pytest.mark.parametrize(
+    ("column", "options", "said"),
+    [
+        (
+            "1.5 NaN 2",
+            {"kind": "number"},
+            "'NaN'. Expected a finite number. List it in `missing` if it means that nobody",
+        ),
+        (
+            "a nan b",
+            {},
+            "'nan'. Expected a class. List it in `missing` if it means that nobody knows. If one is called",
+        ),
+        ("0 -nan 1", {"names": ("0", "1")}, "'-nan'. Expected a class. List it in `missing`"),
+        ("a;b nan b", {"kind": "labels", "separator": ";"}, "'nan'. Expected labels. List it in `missing`"),
+    ],
+)
+def test_a_target_nan_is_refused_unless_it_is_said_what_it_means(tmp_path, column, options, said):
+    rows = column.split()
+    text = "x,y\n" + "".join(f"{i}.5,{each}\n" for i, each in enumerate([*rows, *rows[::2]]))
+    with pytest.raises(DataError) as e:
+        opened(tmp_path, text, target="y", **options)
+    assert f"cars.csv:3: column 'y': got {said}" in str(e.value)
+    source = opened(tmp_path, text, target="y", missing=(rows[1],), **options)
+    target = source.split("train").load(range(5))[source.fields[-1].name].double().reshape(5, -1)
+    assert (target.isnan() | (target == HIDDEN)).all(1).tolist() == [False, True, False, False, False]
+
+
+def test_a_target_nan_is_refused_in_every_split_and_is_a_class_where_names_list_it(tmp_path):
+    (tmp_path / "val.csv").write_text("x,y\n7,a\n8, nan\n")
+    options = {"target": "y", "val": "val.csv"}
+    with pytest.raises(DataError, match=r"val.csv:3: column 'y': got ' ?nan'. Expected a class"):
+        opened(tmp_path, "x,y\n1,a\n2,b\n", **options)
+    source = opened(tmp_path, "x,y\n1,a\n2,nan\n", names=("nan", "a"), **options)
+    assert source.split("val").labels.tolist() == [1, 0]
+    with pytest.raises(DataError, match=r"'b': got 'nan'. Expected 0 or 1. List it in `missing`"):
+        opened(tmp_path, "x,a,b\n1,1,0\n2,0,nan\n", target=("a", "b"), kind="labels")
+
+
 LISTS = "x,t,part\n1,a;b,train\n2,b,train\n3,c;a,val\n4,b,test\n"
 
 
