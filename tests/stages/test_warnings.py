@@ -48,7 +48,10 @@ def test_a_student_as_large_as_its_teacher_is_told_where_nothing_keeps_it_small(
     ("facts", "expected"), [({}, []), ({"copies": {"test": 1200}}, ["1,200 samples of 'test' are copies"])]
 )
 def test_copies_of_training_samples_are_a_warning(facts, expected):
-    made = {"export": {"qualities": {"runs": {}}, "shipped": {}, "shipped_roles": {}}, "prepare": {"data": {"facts": facts}}}
+    made = {
+        "export": {"qualities": {"runs": {}}, "shipped": {}, "shipped_roles": {}},
+        "prepare": {"data": {"facts": facts}},
+    }
     inputs = {stage: Artifact(stage, "key", Path(), each) for stage, each in made.items()}
     found = warnings_of(SimpleNamespace(study=SimpleNamespace(teachers=())), inputs)
     assert [each.partition(" of training")[0] for each in found] == expected
@@ -151,4 +154,6 @@ def test_a_control_that_no_label_of_the_test_split_can_judge_is_left_out(tmp_pat
     result = Result.open(tmp_path / "study")
     assert result["baseline"] is None
     assert result["metrics"]["teacher_agreement"] == result["metrics"]["accuracy"]
-    assert "The samples of the test split have no label: there the teacher's class counts as right." in result["warnings"]
+    assert (
+        "The samples of the test split have no label: there the teacher's class counts as right." in result["warnings"]
+    )
