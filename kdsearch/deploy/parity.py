@@ -40,10 +40,12 @@ class Difference:
             (`ops/apart.py`), as those of a mask do, the relative difference, times the scale of the others. Of classes, whose
             numbers mean nothing by their size, the share that is not the network's (`is_share`), on a scale of 1. Of detections
             the furthest of any to the nearest of its class, on a scale of 1, but for the few that are spared (`ops/detections.py`).
-        scale: of the network's answers: their standard deviation, at least a hundredth of their root mean square.
+        scale: of the network's answers: their standard deviation, at least a hundredth of their root mean square; of a column, at
+            least the standard deviation that the field states of it.
         largest: largest absolute value of the network's answers. Both without those that stand apart.
         own: the same of torch's fp32 answers to its fp64 ones; None = not measured, or the network has no fp64 form.
         is_nan: whether the file answers NaN, where the network answers numbers.
+        column: which of an output whose columns have units of their own (`units_of`); None = the whole output.
     """
 
     output: str
@@ -54,6 +56,12 @@ class Difference:
     is_share: bool = False
     is_nan: bool = False
     is_set: bool = False
+    column: int | None = None
+
+    @property
+    def place(self) -> str:
+        """What it is of: the output's name, and the column as in `value[1]`."""
+        return place_of(self.output, self.column)
 
     @property
     def relative(self) -> float:
@@ -70,6 +78,7 @@ class Difference:
         """As result and card say it."""
         return {
             "output": self.output,
+            **({} if self.column is None else {"column": self.column}),
             "relative": self.relative,
             "scale": self.scale,
             "torch_fp32_to_fp64": self.own,
@@ -86,7 +95,7 @@ class Difference:
                 f"{bound:g}, or {OWN} times torch's own"
             )
         raise RefusedError(
-            f"differs from torch by {self.max_abs:.3g} at output '{self.output}', {self.relative:.3g} of its scale "
+            f"differs from torch by {self.max_abs:.3g} at output '{self.place}', {self.relative:.3g} of its scale "
             f"{self.scale:.3g}{own}; allowed are {bound:g} of the scale, or {OWN} times torch's own error",
             fix=BRANCHES,
         )
@@ -98,7 +107,7 @@ class Parity:
 
     top1_agreement: share of equal decisions, of `judged` of them: the class, or that scored highest of logits, above 0 or not of
     each of the scores, or whether a detection of the network's is found. None where no output is of these kinds, or has any.
-    differences: of each output.
+    differences: of each output, or of each column that has a unit of its own.
     """
 
     max_abs: float
@@ -113,7 +122,7 @@ class Parity:
 
     @property
     def worst(self) -> Difference:
-        """The output that is furthest off by its own scale."""
+        """The output, or column, that is furthest off by its own scale."""
         return max(self.differences, key=lambda each: each.relative)
 
     def check(self, bound: float | None) -> None:
@@ -125,6 +134,20 @@ class Parity:
                 raise RefusedError(f"the file answers NaN at output '{each.output}', where torch answers numbers")
             if bound is not None:
                 each.check(bound)
+
+
+def place_of(output: str, column: int | None) -> str:
+    """`value[1]`, or the output's name where it is judged as a whole."""
+    return output if column is None else f"{output}[{column}]"
+
+
+def units_of(field: Field) -> tuple[float, ...]:
+    """The standard deviation of each of a sample's K numbers, where each is in a unit of its own; () = one scale for all.
+
+    Of one number alone the network's answers say the scale, as of outputs that state no units.
+    """
+    is_row = field.kind in ("value", "vector") and len(field.std) > 1 and field.shape == (len(field.std),)
+    return field.std if is_row and all(0 < each < math.inf for each in field.std) else ()
 
 
 def module_call(graph: Graph) -> Call:
@@ -180,7 +203,7 @@ def compare(
     lengths = (1, 2, 3) if any(None in each.shape for each in inputs) else (1,)
     resized = [(_resized(samples, inputs, n, shorter), shorter > 1) for n in sizes for shorter in lengths]
     probes = [probe for probe, _ in resized]
-    seen = {each.name: _Seen(each) for each in outputs}
+    seen = _seen(outputs)
     for probe, is_resized in resized:
         try:
             expected = numbers(torch_call, probe, inputs, outputs)
@@ -189,8 +212,9 @@ def compare(
                 raise
             continue  # such as sides that a U-Net cannot halve: the network itself does not take this size
         got = _answer(file_call, probe, outputs, is_resized)
-        for each in outputs:
-            seen[each.name].add(expected[each.name], got[each.name], probe, _counted(each, inputs, probe))
+        for one in seen:
+            name = one.field.name
+            one.add(expected[name], got[name], probe, _counted(one.field, inputs, probe))
     deciding = [each for each in outputs if each.kind in CHOOSING]
     chosen = {each.name: _Seen(each) for each in deciding if each.is_class}
     given = ([batch[each.name] for each in inputs] for batch in batches)
@@ -211,22 +235,26 @@ def compare(
             same, judged = same + int(equal.sum()), judged + equal.numel()
             if each.name in chosen:
                 chosen[each.name].add(expected[each.name], got[each.name], rows, counts)
-    found = {name: each.difference() for name, each in seen.items()}
+    found = {one.place: one.difference() for one in seen}
     found |= {name: max(found[name], each.difference(), key=lambda one: one.max_abs) for name, each in chosen.items()}
-    far = [name for name, each in found.items() if bound is not None and each.max_abs > each.allowed(bound)]
+    far = [place for place, each in found.items() if bound is not None and each.max_abs > each.allowed(bound)]
     if far and exact is not None:
-        asked = [each for each in outputs if each.name in far]
+        asked = [each for each in outputs if each.name in {found[place].output for place in far}]
         own = own_errors(torch_call, exact, inputs, asked, probes, *([scored] if {*far} & {*chosen} else []))
-        found |= {name: replace(found[name], own=own[name]) for name in far}
+        found |= {place: replace(found[place], own=own[place]) for place in far}
     differences = tuple(found.values())
     most = max((each.max_abs for each in differences), default=0.0)
     return Parity(most, same / judged if judged else None, judged, differences)
 
 
 class _Seen:
-    """What probes say of one output: the largest difference and moments of the network's answers; of classes, how many differ."""
+    """What probes say of one output: the largest difference and moments of the network's answers; of classes, how many differ.
 
-    def __init__(self, field: Field) -> None:
+    column, unit: the one column that is looked at, and its standard deviation as the field states it.
+    """
+
+    def __init__(self, field: Field, column: int | None = None, unit: float = 0.0) -> None:
+        self.column, self.unit, self.place = column, unit, place_of(field.name, column)
         self.field, self.far, self.share, self.largest, self.is_nan = field, 0.0, 0.0, 0.0, False
         self.n, self.total, self.squares = 0, 0.0, 0.0
         self.distances: tuple[list[NDArray[Any]], ...] = ([], [])  # of torch's detections to the file's, and back
@@ -239,6 +267,9 @@ class _Seen:
             for kept, (of, among) in zip(self.distances, ((torchs, files), (files, torchs)), strict=True):
                 kept.append(detections.gaps(of, among))
             return
+        if self.column is not None:
+            _check_shape(self.field, expected, got, probe)
+            expected, got = (each.narrow(1, self.column, 1) for each in (expected, got))
         far, share = _distance(self.field, expected, got, probe, counts)
         over = _over(self.field, expected, counts)
         if self.field.is_class:
@@ -264,8 +295,18 @@ class _Seen:
         if self.field.is_class:
             return Difference(name, self.far, scale=1.0, largest=0.0, is_share=True)
         mean, square = (self.total / self.n, self.squares / self.n) if self.n else (0.0, 0.0)
-        scale = max(math.sqrt(max(square - mean * mean, 0.0)), math.sqrt(square) / 100)
-        return Difference(name, max(self.far, self.share * scale), scale, self.largest, is_nan=self.is_nan)
+        scale = max(math.sqrt(max(square - mean * mean, 0.0)), self.unit or math.sqrt(square) / 100)
+        far = max(self.far, self.share * scale)
+        return Difference(name, far, scale, self.largest, is_nan=self.is_nan, column=self.column)
+
+
+def _seen(outputs: Sequence[Field]) -> list[_Seen]:
+    """One of each output, and of each column that has a unit of its own: beside a large one a small one would be unguarded."""
+    found: list[_Seen] = []
+    for each in outputs:
+        units = units_of(each)
+        found += [_Seen(each, i, unit) for i, unit in enumerate(units)] if units else [_Seen(each)]
+    return found
 
 
 def own_errors(
@@ -275,24 +316,24 @@ def own_errors(
     outputs: Sequence[Field],
     *groups: Iterable[Sequence[Tensor]],
 ) -> dict[str, float | None]:
-    """Output -> how far torch's fp32 is from its fp64 over the probes of the group where it is furthest.
+    """Output, or column as in `value[1]` -> how far torch's fp32 is from its fp64, over the probes of the group where it is most.
 
     None where the network does not run in fp64, or is not finite there.
     """
-    found = {each.name: 0.0 for each in outputs}
+    found = {one.place: 0.0 for one in _seen(outputs)}
     try:
         call = exact()
         for probes in groups:
-            seen = {each.name: _Seen(each) for each in outputs}
+            seen = _seen(outputs)
             for probe in probes:
                 plain, fine = torch_call(*probe), call(*probe)
-                for each in outputs:
-                    counts = _counted(each, inputs, probe)
-                    seen[each.name].add(fine[each.name], plain[each.name], probe, counts)
-            found = {name: max(far, seen[name].difference().max_abs) for name, far in found.items()}
+                for one in seen:
+                    name = one.field.name
+                    one.add(fine[name], plain[name], probe, _counted(one.field, inputs, probe))
+            found = {one.place: max(found[one.place], one.difference().max_abs) for one in seen}
     except Exception:  # a network may hold tensors of its own in fp32, or need a type that has no fp64 form
         return dict.fromkeys(found)
-    return {name: far if math.isfinite(far) else None for name, far in found.items()}
+    return {place: far if math.isfinite(far) else None for place, far in found.items()}
 
 
 def numbers(

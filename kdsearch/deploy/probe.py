@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from kdsearch.deploy.parity import Difference, numbers, own_errors
+from kdsearch.deploy.parity import Difference, numbers, own_errors, place_of, units_of
 from kdsearch.errors import RefusedError
 from kdsearch.kinds import Call, Field, Graph
 from kdsearch.ops import detections
@@ -99,7 +100,8 @@ def record(
 ) -> dict[str, Any] | None:
     """What the card keeps of one graph; None where the network itself has no finite answer to noise.
 
-    `bound` and `exact`: as of `parity.compare`; an output that is further off here has torch's own error beside its answers.
+    `bound` and `exact`: as of `parity.compare`; an output, or a column of it that has a unit of its own, which is further off
+    here has torch's own error beside it.
     """
     asked = question(graph.inputs, rows_of(graph.inputs, graph.outputs))
     tensors = [torch.from_numpy(each) for each in drawn(asked, seed).values()]
@@ -115,25 +117,23 @@ def record(
             return None
         at = places_of(each, whole.shape)
         told = _told(each, whole)
-        far = apart({"name": name, "scale": 0.0, **told}, whole, own)
-        torchs = dict[str, float | None]()
-        if bound is not None and exact is not None and far.max_abs > far.allowed(bound):
+        found = _apart({"name": name, **told}, whole, own, {})
+        far = [one for one in found if bound is not None and one.max_abs > one.allowed(bound)]
+        if far and exact is not None:
             torchs = own_errors(torch_call, exact, graph.inputs, [each], [tensors])
+            for one in far:  # told itself, or what it says of the column
+                beside = told if one.column is None else told["columns"][one.column]
+                beside["torch_fp32_to_fp64"] = torchs[place_of(each.name, one.column)]
         answers.append(
             {
-                **({"torch_fp32_to_fp64": torchs[each.name]} if torchs else {}),
                 "name": name,
                 "shape": list(whole.shape),
-                "scale": _short(far.scale),
+                "scale": _short(told.get("scale", 1.0)),
                 **{key: value for key, value in told.items() if key != "scale"},
                 "at": at,
                 "torch": [_short(value) for value in whole.flat[at].tolist()],
                 "file": [_short(value) for value in own.flat[at].tolist()],
-                **(
-                    {}
-                    if each.is_class or each.is_set
-                    else {"sums": _kept_sums(whole, own, seed, told.get("beyond", math.inf))}
-                ),
+                **_kept_sums(each, told, whole, own, seed),
             }
         )
     kept: dict[str, Any] = {"seed": seed, "inputs": asked, "outputs": answers}
@@ -158,11 +158,22 @@ def _told(field: Field, whole: Array) -> dict[str, Any]:
     """How two answers of an output are compared: as sets of detections, on these scales, as classes, or as numbers."""
     if field.is_set:
         return {"is_class": False, "is_set": list(detections.scales(whole[whole[..., 5] >= 0]))}
-    return {"is_class": True} if field.is_class else {"is_class": False, **_scaled(whole)}
+    if field.is_class:
+        return {"is_class": True}
+    if units := units_of(field):
+        columns = [_scaled(whole[:, i], unit) for i, unit in enumerate(units)]
+        return {"is_class": False, "scale": _scaled(whole)["scale"], "columns": columns}
+    return {"is_class": False, **_scaled(whole)}
 
 
 def places_of(field: Field, shape: Sequence[int]) -> list[int]:
-    """Flat positions of the numbers that are kept of an answer: of detections whole rows, the best of each sample."""
+    """Flat positions of the numbers that are kept of an answer: of detections whole rows, the best of each sample; whole rows, too,
+    where each column is judged by itself.
+    """
+    if units_of(field):
+        n, columns = shape
+        asked = np.linspace(0, n - 1, min(n, max(ROWS, KEPT // columns))).round()
+        return [int(row) * columns + i for row in asked for i in range(columns)]
     if not field.is_set:
         return places(math.prod(shape))
     n, rows, columns = shape
@@ -175,11 +186,13 @@ def places(size: int) -> list[int]:
     return sorted({int(at) for at in np.linspace(0, size - 1, min(size, KEPT)).round()})
 
 
-def _scaled(whole: Array) -> dict[str, float]:
-    """`scale` of an answer, and `beyond`, where some of its numbers stand apart: the magnitude that these are above."""
+def _scaled(whole: Array, unit: float = 0.0) -> dict[str, float]:
+    """`scale` of an answer, and `beyond`, where some of its numbers stand apart: the magnitude that these are above. unit: the
+    standard deviation of a column as its field states it.
+    """
     most = beyond(whole)
     usual = whole[np.abs(whole) <= most]
-    scale = max(float(usual.std()), math.sqrt(float(np.square(usual).mean())) / 100) if usual.size else 0.0
+    scale = max(float(usual.std()), unit or math.sqrt(float(np.square(usual).mean())) / 100) if usual.size else unit
     return {"scale": scale} if math.isinf(most) else {"scale": scale, "beyond": most}
 
 
@@ -196,9 +209,19 @@ def sums(answer: Array, seed: int, most: float = math.inf) -> Array:
     return found
 
 
-def _kept_sums(torch: Array, file: Array, seed: int, most: float) -> dict[str, list[float]]:
-    both = {"torch": torch, "file": file}
-    return {of: [_short(value) for value in sums(answer, seed, most).tolist()] for of, answer in both.items()}
+def _kept_sums(field: Field, told: Mapping[str, Any], torch: Array, file: Array, seed: int) -> dict[str, Any]:
+    """`sums` of numbers; `unit_sums`, each number in its column's unit, where they have units of their own; nothing of others."""
+    if field.is_class or field.is_set:
+        return {}
+    both, columns, most = {"torch": torch, "file": file}, told.get("columns"), float(told.get("beyond", math.inf))
+    found = {of: _unit_sums(each, columns, seed) if columns else sums(each, seed, most) for of, each in both.items()}
+    kept = {of: [_short(value) for value in values.tolist()] for of, values in found.items()}
+    return {"unit_sums" if columns else "sums": kept}
+
+
+def _unit_sums(answer: Array, columns: Sequence[Mapping[str, Any]], seed: int) -> Array:
+    """`sums` of (B, K) numbers in units of their columns' scales."""
+    return sums(answer / np.asarray([float(each["scale"]) for each in columns]), seed)
 
 
 def _short(value: float) -> float:
@@ -230,6 +253,36 @@ def apart(output: Mapping[str, Any], then: Array, now: Array, own: float | None 
     return Difference(name, float(gaps.max(initial=0)), scale, largest, own)
 
 
+def _apart(
+    output: Mapping[str, Any], then: Array, now: Array, own: Mapping[str, float], at: Sequence[int] | None = None
+) -> list[Difference]:
+    """`apart` of an output, or of each of its columns that has a unit of its own.
+
+    Args:
+        own: torch's own error of an output, or of a column as in `value[1]`.
+        at: flat positions of these numbers in the whole answer; None = they are all of it.
+    """
+    name, columns = str(output["name"]), output.get("columns")
+    if not columns or then.shape != now.shape:
+        return [apart(output, then, now, own.get(name))]
+    of = (np.arange(then.size) if at is None else np.asarray(at)) % len(columns)
+    found = []
+    for i, told in enumerate(columns):
+        before, after = then.reshape(-1)[of == i], now.reshape(-1)[of == i]
+        mine = apart({**output, **told}, before, after, own.get(place_of(name, i)))
+        found.append(replace(mine, column=i))
+    return found
+
+
+def own_at_question(kept: Mapping[str, Any]) -> dict[str, float]:
+    """Output, or column as in `value[1]` -> torch's own error where it was measured, else 0."""
+    found = dict[str, float]()
+    for each in kept["outputs"]:
+        places: list[tuple[int | None, Mapping[str, Any]]] = [(None, each), *enumerate(each.get("columns", ()))]
+        found |= {place_of(str(each["name"]), i): float(of.get("torch_fp32_to_fp64") or 0) for i, of in places}
+    return found
+
+
 def alone(
     kept: Mapping[str, Any],
     run: Callable[[Mapping[str, Array]], Mapping[str, Array]],
@@ -245,7 +298,7 @@ def alone(
     for each in kept["outputs"]:
         name = str(each["name"])
         one = np.concatenate([row[name] for row in rows]).astype(np.float64)
-        found.append(apart(each, whole[name].astype(np.float64), one, (own or {}).get(name)))
+        found += _apart(each, whole[name].astype(np.float64), one, own or {})
     return found
 
 
@@ -282,5 +335,14 @@ def differences(
             most = float(each.get("beyond", math.inf))
             now = np.concatenate([now, sums(whole, int(kept["seed"]), most)])
             then = np.concatenate([then, np.asarray(told[against], np.float64)])
-        found.append(apart(each, then, now, (own or {}).get(name)))
+        found += _apart(each, then, now, own or {}, each["at"])
+        if told := each.get("unit_sums"):
+            now, then = _unit_sums(whole, each["columns"], int(kept["seed"])), np.asarray(told[against], np.float64)
+            found.append(apart({"name": name, "scale": 1.0}, then, now, max(_in_units(each, own or {}))))
     return found
+
+
+def _in_units(output: Mapping[str, Any], own: Mapping[str, float]) -> list[float]:
+    """Torch's own error of each column, of its scale."""
+    name = str(output["name"])
+    return [own.get(place_of(name, i), 0.0) / float(each["scale"]) for i, each in enumerate(output["columns"])]

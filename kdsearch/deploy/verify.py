@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from kdsearch.deploy.files import open_session, read_onnx
-from kdsearch.deploy.parity import Difference
-from kdsearch.deploy.probe import alone, differences
+from kdsearch.deploy.parity import Difference, place_of
+from kdsearch.deploy.probe import alone, differences, own_at_question
 from kdsearch.errors import ArtifactError, RefusedError
 from kdsearch.kinds import Exporter
 
@@ -247,8 +247,8 @@ def _answers(run: Run, card: Mapping[str, Any], kept: Mapping[str, Any]) -> Iter
     try:
         own = _own_errors(parity, kept)
         if bound is not None:
-            here = {str(each["name"]): float(each.get("torch_fp32_to_fp64") or 0) for each in kept["outputs"]}
-            most = {name: max(at_question, own.get(name, 0.0)) for name, at_question in here.items()}
+            here = own_at_question(kept)
+            most = {place: max(at_question, own.get(place, 0.0)) for place, at_question in here.items()}
             yield _near("answers as torch's", differences(kept, run, "torch", most), float(bound))
         allowed = float(elsewhere) if elsewhere else PARITY if bound is None else float(bound)
         yield _near("answers as when the card was written", differences(kept, run, "file", own), allowed)
@@ -261,12 +261,15 @@ def _answers(run: Run, card: Mapping[str, Any], kept: Mapping[str, Any]) -> Iter
 
 
 def _own_errors(parity: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, float]:
-    """Output of the file -> torch's own error where the card states it: it is of one output, and no other one's excuse."""
+    """Output of the file, or column as in `value[1]` -> torch's own error where the card states it: it is of one of them, and no
+    other one's excuse.
+    """
     if (told := parity.get("torch_fp32_to_fp64")) is None:
         return {}
     of = parity.get("output")  # as the network calls it
     names = [str(each["name"]) for each in kept["outputs"]]
-    return {name: float(told) for name in names if of in (None, name, name.removesuffix("_out"))}
+    column = parity.get("column")
+    return {place_of(name, column): float(told) for name in names if of in (None, name, name.removesuffix("_out"))}
 
 
 def _near(check: str, found: list[Difference], bound: float) -> Check:
@@ -274,10 +277,20 @@ def _near(check: str, found: list[Difference], bound: float) -> Check:
     said = [
         f"{each.max_abs:.3g} of the answers of {each.output} differ"
         if each.is_share
-        else f"{each.output} differs by {each.max_abs:.3g}, {each.relative:.2g} of its scale"
-        for each in found
+        else f"{each.place} differs by {each.max_abs:.3g}, {each.relative:.2g} of its scale"
+        for each in _by_output(found, wrong)
     ]
     return Check(check, not wrong, "; ".join(said) + (f"; allowed are {bound:g}" if wrong else ""))
+
+
+def _by_output(found: list[Difference], wrong: list[Difference]) -> Iterator[Difference]:
+    """Each; of an output whose columns are judged one by one the furthest alone, of those that are wrong where any is."""
+    with_columns = {each.output for each in found if each.column is not None}
+    for name in dict.fromkeys(each.output for each in found):
+        of = [each for each in found if each.output == name]
+        if name in with_columns:
+            of = [max(of, key=lambda each: (each in wrong, each.column is not None, each.relative))]
+        yield from of
 
 
 def _each_alone(run: Run, kept: Mapping[str, Any], bound: float, own: Mapping[str, float]) -> Check:

@@ -1,6 +1,7 @@
 """Parity sees differences, baked shapes and missing outputs."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -393,3 +394,82 @@ def test_equal_answers_of_no_spread_may_round():
     Difference("y", 0.0, 0.0, 0.0).check(1e-9)
     with pytest.raises(RefusedError):
         Difference("y", math.inf, 1.0, 1.0).check(1e-4)
+
+
+VALUES = Field("value", "value", (2,), mean=(1000.0, 0.0), std=(300.0, 2e-3))
+DRAWN = batch_of(x=torch.randn(6, 2, generator=torch.Generator().manual_seed(1)))
+PAIR = Field("x", "vector", (2,))
+
+
+def in_two_units(x):
+    return {"value": x * x.new_tensor(VALUES.std) + x.new_tensor(VALUES.mean)}
+
+
+def moved_by(*by):
+    return lambda x: {"value": in_two_units(x)["value"] + torch.tensor(by)}
+
+
+def compared(file, **given):
+    return compare(in_two_units, file, (PAIR,), (VALUES,), DRAWN, bound=1e-4, **given)
+
+
+def test_each_number_is_judged_in_its_own_unit():
+    """.01 is five standard deviations of the second number, and of the first, or of both together, nothing."""
+    found = compared(moved_by(0.0, 0.01))
+    assert [(each.place, each.scale >= std) for each, std in zip(found.differences, VALUES.std, strict=True)] == [
+        ("value[0]", True),
+        ("value[1]", True),
+    ]
+    assert (found.max_abs, found.worst.column) == (pytest.approx(0.01), 1)
+    assert 2 < found.worst.relative <= 5.001
+    assert found.worst.as_json()["column"] == 1
+    with pytest.raises(RefusedError, match=r"by 0\.01 at output 'value\[1\]', 5 of its scale 0\.002"):
+        found.check(1e-4)
+    compared(moved_by(0.01, 0.0)).check(1e-4)
+    with pytest.raises(RefusedError, match=r"at output 'value\[0\]'"):
+        compared(moved_by(1.0, 0.0)).check(1e-4)
+
+
+def test_answers_that_hardly_differ_are_held_to_the_unit_that_the_field_states():
+    flat = compare(
+        lambda x: {"value": torch.tensor(VALUES.mean).expand(len(x), 2)},
+        lambda x: {"value": torch.tensor(VALUES.mean).expand(len(x), 2) + torch.tensor([0.0, 1e-7])},
+        (PAIR,),
+        (VALUES,),
+        DRAWN,
+    )
+    assert [each.scale for each in flat.differences] == list(VALUES.std)
+    flat.check(1e-4)
+
+
+def test_torchs_own_error_in_one_unit_excuses_no_other():
+    """Its fp32 rounds the first number to whole ones, as the file does not; the second is off by nobody's rounding."""
+
+    def rounds(x):
+        return {"value": torch.stack([in_two_units(x)["value"][:, 0].round(), in_two_units(x)["value"][:, 1]], 1)}
+
+    def judged(file):
+        return compare(
+            rounds, file, (PAIR,), (VALUES,), DRAWN, bound=1e-4, exact=lambda: lambda x: in_two_units(x.double())
+        )
+
+    near = judged(in_two_units)
+    assert 0.1 < near.differences[0].own <= 0.51
+    near.check(1e-4)
+    with pytest.raises(RefusedError, match=r"at output 'value\[1\]'"):
+        judged(moved_by(0.0, 0.01)).check(1e-4)
+
+
+@pytest.mark.parametrize("field", [Field("value", "value", (2,)), replace(VALUES, std=(300.0, 0.0)), LOGITS])
+def test_an_output_of_no_known_units_is_one_scale(field):
+    answers = {field.name: torch.tensor([[1.0, 2.0, 3.0, 4.0][: field.shape[0]]])}
+    call = lambda x: {name: each.expand(len(x), -1) for name, each in answers.items()}  # noqa: E731
+    (each,) = compare(call, call, (PAIR,), (field,), DRAWN).differences
+    assert (each.place, each.column) == (field.name, None)
+    assert "column" not in each.as_json()
+
+
+def test_one_number_keeps_the_scale_of_the_answers():
+    one = Field("value", "value", (1,), mean=(0.0,), std=(50.0,))
+    (each,) = compare(lambda x: {"value": x[:, :1]}, lambda x: {"value": x[:, :1]}, (PAIR,), (one,), DRAWN).differences
+    assert (each.place, each.scale < 3) == ("value", True)

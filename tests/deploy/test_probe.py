@@ -198,3 +198,82 @@ def test_a_network_without_fp64_says_nothing():
 
     kept = record(GRAPH, rounded, exactly, bound=1e-4, exact=no_such_form)
     assert kept["outputs"][0]["torch_fp32_to_fp64"] is None
+
+
+UNITS = Field("y", "value", (2,), mean=(1000.0, 0.0), std=(300.0, 2e-3))
+PAIR = Graph(nn.Identity(), (Field("x", "vector", (2,)),), (UNITS,))
+
+
+def in_two_units(x):
+    return {"y": x * x.new_tensor(UNITS.std) + x.new_tensor(UNITS.mean)}
+
+
+def now(call):
+    return lambda feeds: {"y": call(torch.from_numpy(feeds["x"]))["y"].numpy()}
+
+
+def moved_by(*by):
+    return now(lambda x: {"y": in_two_units(x)["y"] + torch.tensor(by)})
+
+
+@pytest.mark.parametrize("against", ["torch", "file"])
+def test_each_number_of_a_file_is_verified_in_its_own_unit(against):
+    kept = record(PAIR, in_two_units, in_two_units, bound=1e-4)
+    (output,) = kept["outputs"]
+    assert (output["at"], len(output["columns"]), "sums" in output) == ([*range(6)], 2, False)
+    assert [each["scale"] >= std for each, std in zip(output["columns"], UNITS.std, strict=True)] == [True, True]
+    assert _near("", differences(kept, now(in_two_units), against), 1e-4).ok
+    assert _near("", differences(kept, moved_by(0.01, 0.0), against), 1e-4).ok
+    check = _near("", differences(kept, moved_by(0.0, 0.01), against), 1e-4)
+    assert (check.ok, check.said[:22]) == (False, "y[1] differs by 0.01, ")
+    assert not _near("", differences(kept, moved_by(1.0, 0.0), against), 1e-4).ok
+    assert [each.ok for each in _answers(now(in_two_units), {"bounds": {"parity": 1e-4}}, kept)] == [True] * 3
+
+
+def test_a_card_of_one_scale_for_all_numbers_is_verified_as_it_was():
+    kept = record(replace(PAIR, outputs=(Field("y", "value", (2,)),)), in_two_units, in_two_units, bound=1e-4)
+    (output,) = kept["outputs"]
+    assert "columns" not in output
+    assert "sums" in output
+    assert [each.ok for each in _answers(now(in_two_units), {"bounds": {"parity": 1e-4}}, kept)] == [True] * 3
+    assert _near("", differences(kept, moved_by(0.0, 0.01), "file"), 1e-4).ok
+    assert not _near("", differences(kept, moved_by(1.0, 0.0), "file"), 1e-4).ok
+
+
+def test_torchs_own_error_is_kept_of_the_number_that_it_is_of():
+    def rounds(x):
+        found = in_two_units(x)["y"]
+        return {"y": torch.stack([found[:, 0].round(), found[:, 1]], 1)}
+
+    kept = record(PAIR, rounds, in_two_units, bound=1e-4, exact=lambda: in_two_units)
+    first, second = kept["outputs"][0]["columns"]
+    assert 0.01 < first["torch_fp32_to_fp64"] <= 0.51
+    assert "torch_fp32_to_fp64" not in second
+    card = {"bounds": {"parity": 1e-4}}
+    assert [each.ok for each in _answers(now(in_two_units), card, kept)] == [True] * 3
+    assert [each.ok for each in _answers(moved_by(0.0, 0.01), card, kept)] == [False, False, True]
+    stated = {**card, "parity": {"output": "y", "column": 0, "torch_fp32_to_fp64": 1.0}}
+    assert [each.ok for each in _answers(moved_by(2.0, 0.0), stated, kept)][1] is True
+    assert [each.ok for each in _answers(moved_by(0.0, 0.01), stated, kept)][1] is False
+
+
+def test_a_number_that_is_not_kept_is_in_the_sums_of_its_sample():
+    """256 samples of which 24 are kept one by one: what one of the others is answered in the smaller unit is seen all the same."""
+    ids = Field("t", "tokens", (1,), "int64", n_values=256)
+    net = nn.Embedding(256, 2)
+    graph = Graph(net, (ids,), (UNITS,))
+
+    def call(t):
+        return in_two_units(net(t[:, 0]).detach())
+
+    kept = record(graph, call, call)
+    asked = drawn(kept["inputs"])["t"][:, 0]
+    (output,) = kept["outputs"]
+    assert (len(output["at"]), len(output["unit_sums"]["file"])) == (48, 256)
+    lost = next(i for i in range(256) if 2 * i not in output["at"])
+    net.weight.data[int(asked[lost]), 1] += 5
+
+    def run(feeds):
+        return {"y": call(torch.from_numpy(feeds["t"]))["y"].numpy()}
+
+    assert not _near("", differences(kept, run, "file"), 1e-4).ok
