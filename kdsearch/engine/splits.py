@@ -268,6 +268,16 @@ def arrange(
     return Arranged(source, natives, samples, targets, asked)
 
 
+def check_trainable(data: Arranged) -> None:
+    """Raise DataError for a single training sample: a network with batch norm learns from no batch of one."""
+    if len(data.split("train").ids) < 2:
+        raise DataError(
+            "split 'train' has 1 sample",
+            expected="at least two",
+            fix="Give more, or lower `validation` and `test` where they are carved from it.",
+        )
+
+
 def _read(split: Split, index: int, targets: Targets, with_targets: bool) -> Samples:
     ids = tuple(split.ids)
     n = len(ids)

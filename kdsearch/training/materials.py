@@ -20,7 +20,7 @@ from kdsearch.engine.fits import check_source
 from kdsearch.engine.live_data import LiveOptions, from_torch
 from kdsearch.engine.live_targets import TASKS
 from kdsearch.engine.setup import LiveSetup, Site
-from kdsearch.engine.splits import Arranged, arrange
+from kdsearch.engine.splits import Arranged, arrange, check_trainable
 from kdsearch.errors import DataError, PluginError, TooLargeError, UserError, one_of
 from kdsearch.host import Host
 from kdsearch.kinds import IO, Capability, Controller, Metric, Model, Procedure, SearchSpace, Task
@@ -337,6 +337,7 @@ def open_materials(study: Study, host: Host, folder: Path | None = None) -> Mate
             seed=config.seed,
             task=task,
         )
+        check_trainable(data)
         io = task.io(data.fields, data.facts)
     check_controls(study, data)
     with placing(study, "student"):

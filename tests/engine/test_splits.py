@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdsearch.builtin.classification import Classification
-from kdsearch.engine.splits import arrange
+from kdsearch.engine.splits import arrange, check_trainable
 from kdsearch.engine.strata import apportion
 from kdsearch.errors import DataError
 from kdsearch.kinds import HIDDEN, Batch, Field
@@ -272,6 +272,13 @@ def test_faults_say_the_numbers(source, options, words):
         make(source(), **options)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_single_training_sample_trains_nothing():
+    held_out = {name: Table([f"{name}{i}" for i in range(2)], [0, 0]) for name in ("val", "test")}
+    with pytest.raises(DataError, match=r"split 'train' has 1 sample. Expected at least two"):
+        check_trainable(make(Tables(["a"], train=Table(["x"], [0]), **held_out)))
+    check_trainable(make(Tables(["a"], train=Table(["x", "y"], [0, 0]), **held_out)))
 
 
 def test_a_split_that_does_not_exist_names_the_nearest():

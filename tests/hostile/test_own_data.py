@@ -206,6 +206,7 @@ CASES = [
     classes("a number for a class", "column 'price': 40 different values in 40 rows. Expected classes, which come back.* `kind: number`", cars(), "target: price"),
     classes("a class that training lacks", r"v.csv:2: column 'city': got 'z'. Expected a class of the training rows \(a, b, c\)", cars(), "target: city, val: v.csv", **{"v.csv": "size,city,price\n9.75,z,1\n"}),
     classes("a class that is not named", "column 'city': got 'c'. Expected a or b", cars(), "target: city, names: [a, b]"),
+    Case("one training row", "data: split 'train' has 1 sample. Expected at least two", "table", "path: t.csv, target: price, kind: number, val: v.csv, test: w.csv", {"t.csv": "size,price\n1.5,7\n", "v.csv": "size,price\n2.5,9\n3.5,8\n", "w.csv": "size,price\n4.5,9\n5.5,8\n"}, "mlp", "relevance"),
     # labels
     labels("a label of 2", "t.csv:4: column 'x': got '2'. Expected 0 or 1", [*TAGGED[:2], "2,1,a", *TAGGED[3:]]),
     labels("one column of 0 and 1", r"column 'x': holds 0 and 1 alone.* \[x, ...\]", TAGGED, "target: [x]"),
