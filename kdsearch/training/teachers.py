@@ -15,7 +15,7 @@ from kdsearch.engine.conduct import Report
 from kdsearch.engine.loop import Trained, Training
 from kdsearch.engine.setup import LiveSetup
 from kdsearch.engine.viewed import Viewed
-from kdsearch.errors import PluginError
+from kdsearch.errors import PluginError, TrialError
 from kdsearch.kinds import DataSource, Procedure, Teacher
 from kdsearch.kinds.options import validate
 from kdsearch.kinds.teacher import Training as Asked
@@ -25,6 +25,7 @@ from kdsearch.store.artifacts import Artifact
 from kdsearch.store.hashing import derive
 from kdsearch.store.weights import write
 from kdsearch.study.view import plain_json, without
+from kdsearch.training.attempt import attempt
 from kdsearch.training.built import Structure, structure
 from kdsearch.training.keys import SOURCE, capabilities, declared
 from kdsearch.training.materials import Materials
@@ -62,15 +63,20 @@ def trained(materials: Materials, name: str, live: Live, tools: Tools) -> Artifa
     """The training's artifact: `history` and `notes`, and the weights as WEIGHTS. Its key is all that it depends on.
 
     The network is trained, or as it was where the artifact was there.
+
+    Raises:
+        TrialError: its training fails, of whatever it is, as a trial would; with the teacher's name and place.
+        KdsearchError: what ends the study, see `attempt`.
     """
-    model = live.model
+    model, place = live.model, materials.study.path_of_teacher(name)
     key = tools.store.key("teacher", part_of(materials, name), {})
     made = tools.store.get("teacher", key)
     if made is None:
-        path = f"{materials.study.path_of_teacher(name)}.options.batch_size"
+        path = f"{place}.options.batch_size"
         check_training(materials, model, asked(materials, name).batch_size, f"teacher '{name}'", path)
+        work = tools.store.work("teacher", key)
         order = {"address": address_of(materials, tools), "name": name, "key": key, "checkpoint_s": tools.checkpoint_s}
-        order["work"] = str(tools.store.work("teacher", key))
+        order["work"] = str(work)
 
         is_first = True
 
@@ -81,7 +87,10 @@ def trained(materials: Materials, name: str, live: Live, tools: Tools) -> Artifa
                 is_first = False
             tools.progress.at(0.99 * at / of, f"training teacher {name}: loss {loss:.4g}")
 
-        ended = train_teacher(materials, name, live, order, tools.stop, Report(step=moved))
+        report = Report(step=moved)
+        ended = attempt(lambda: train_teacher(materials, name, live, order, tools.stop, report), work)
+        if isinstance(ended, str):
+            raise materials.study.place(TrialError(f"training teacher '{name}' failed: {ended}", path=place))
 
         def fill(folder: Path) -> dict[str, Any]:
             write(folder / WEIGHTS, {k: v.cpu() for k, v in model.module.state_dict().items()})

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kdsearch.errors import InterruptedRun, PluginError, StudyError
+from kdsearch.errors import InterruptedRun, PluginError, StudyError, TrialError
 from kdsearch.host import Host
 from kdsearch.kinds import NoOptions, Options, Phase, Procedure, Setup, Step, Update
 from kdsearch.store.files import read_json
@@ -41,6 +41,8 @@ class Smooth(Procedure[SmoothOptions]):
             logits, label = s.student["logits"], s.batch["label"]
             if self.options.fails == "step":
                 raise IndexError("no such row")
+            if self.options.fails == "batch" and len(label) > 8:
+                raise RuntimeError("more\nthan a dry step sees")
             s.log("sure", logits.softmax(1).amax(1).mean())
             yield Update({"smooth": F.cross_entropy(logits, label, label_smoothing=self.options.smoothing)})
 
@@ -190,3 +192,13 @@ def test_a_step_of_it_is_tried_before_work(fails, words, tmp_path):
         check_recipe(materials)
     assert caught.value.path == "teacher.options"
     assert caught.value.line == LINE
+
+
+def test_what_its_training_raises_is_told_in_a_line_with_its_name(tmp_path):
+    sets = (*LESS, "teacher.options.procedure={use: smooth, options: {fails: batch}}", "teacher.options.epochs=3")
+    with pytest.raises(TrialError) as caught:
+        run_tiny(tmp_path, *sets, host=host())
+    words = "training teacher 'main' failed: RuntimeError: more than a dry step sees (in smoothed, "
+    assert caught.value.problem.startswith(words)
+    assert (caught.value.path, caught.value.exit_code) == ("teacher", 1)
+    assert "\n" not in str(caught.value)
