@@ -157,3 +157,12 @@ def test_a_control_that_no_label_of_the_test_split_can_judge_is_left_out(tmp_pat
     assert (
         "The samples of the test split have no label: there the teacher's class counts as right." in result["warnings"]
     )
+
+
+def test_what_ships_has_to_be_judged(tmp_path, capsys):
+    rows = "".join(f"{i % 7},{i % 3},{i % 2 if i < 60 else ''},{'train' if i < 60 else 'test'}\n" for i in range(80))
+    (tmp_path / "rows.csv").write_text(f"a,b,y,part\n{rows}")
+    file = write_study(tmp_path, TABLE.replace("target: y}", "target: y, split: part}"))
+    assert main(["run", str(file), "--dir", str(tmp_path / "study")]) == 2
+    assert "split 'test' has 20 samples and no label. Expected labels, or a teacher" in capsys.readouterr().err
+    assert not (tmp_path / "study" / "result.json").exists()
