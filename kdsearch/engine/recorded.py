@@ -127,9 +127,8 @@ def _terms(
         with torch.no_grad():
             return [turn.weighted for _, turn in steps.turns(step, scales)]
     except Exception as error:
-        if not isinstance(error, RuntimeError) and not isinstance(
-            error.__cause__, RuntimeError
-        ):  # told with its distiller
+        cause = error if isinstance(error, RuntimeError) else error.__cause__  # told with its distiller
+        if not isinstance(cause, RuntimeError):
             raise
         with torch.enable_grad():
             return [turn.weighted for _, turn in steps.turns(again(), scales)]

@@ -16,10 +16,8 @@ from kdsearch.store.hashing import derive
 
 SAMPLES, KEPT = 2, 32  # KEPT: numbers of each output, evenly spaced
 NEAR = 1e-3  # of the answers' range: another processor rounds by 1e-5 of it, other code is off by a tenth
-NUDGE, MARGIN = (
-    4,
-    16,
-)  # units in the last place of each weight; what that moves the answers by, so many times, is rounding
+NUDGE = 4  # units in the last place of each weight
+MARGIN = 16  # times what a nudge moves the answers by is rounding
 
 
 def answered(model: Model, fields: Sequence[Field], seed: int = 0) -> dict[str, Tensor]:

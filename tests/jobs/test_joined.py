@@ -147,6 +147,15 @@ class Field:
         """Its machine is gone, and its folder stays."""
         self.workers.remove(worker)
 
+    def lose(self) -> None:
+        """A machine joins, begins what waits, and is gone until nobody waits for it."""
+        worker = self.join()
+        self.both(3)
+        assert self.running(worker)
+        self.kill(worker)
+        self.clock.now += LOST_S + 2 * GRACE_S
+        self.look()
+
 
 @pytest.fixture
 def field(tmp_path: Path, clock: Clock) -> Field:
@@ -210,37 +219,23 @@ def test_a_job_whose_workers_are_lost_again_and_again_has_failed(field: Field) -
     field.submit()
     for _ in range(RETRIES + 1):
         assert not field.done
-        worker = field.join()
-        field.both(3)
-        assert field.running(worker)
-        field.kill(worker)
-        field.clock.now += LOST_S + 2 * GRACE_S
-        field.look()
+        field.lose()
     assert field.done[0].error.startswith(f"the worker that it ran on was lost {RETRIES + 1} times (")
 
 
 @pytest.mark.parametrize("how", ["done here", "closed"])
 def test_another_job_of_the_name_has_lost_nothing(field: Field, how: str) -> None:
     """`winner-0` is a job at the finalists' rung, and another one at its full length."""
-
-    def lose() -> None:
-        worker = field.join()
-        field.both(3)
-        assert field.running(worker)
-        field.kill(worker)
-        field.clock.now += LOST_S + 2 * GRACE_S
-        field.look()
-
     field.submit()
     for _ in range(RETRIES):
-        lose()
+        field.lose()
     (again,) = field.waiting
     if how == "done here":
         field.joined.forget(again.id)
     else:
         field.joined.close()
         field.joined.open(field.folder)
-    lose()
+    field.lose()
     assert not field.done
     assert field.waiting == [again]
 
