@@ -30,7 +30,7 @@ from kdsearch.python.recovery import recover
 from kdsearch.python.verified import Source, Whole, remove, rewritten, verified_file
 from kdsearch.stages.costs import latency_of
 from kdsearch.stages.one_file import fp32_refused, refusal
-from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, as_before, goodness, told, tolerance
+from kdsearch.stages.quality import DEFAULT_AGREEMENT, allowed_drop, as_before, goodness, no_smaller, told, tolerance
 from kdsearch.store.hashing import derive
 from kdsearch.store.scratch import Scratch
 from kdsearch.study.schema import Use
@@ -258,6 +258,7 @@ def _files_of(job: Job, forms: Sequence[Form], folder: Path) -> tuple[list[dict[
         rows.append(row)
         job.shown.at(done, form.name)
     job.notes.extend(filter(None, map(as_before, rows)))
+    job.notes.extend(no_smaller(rows))
     job.notes.extend(
         f"{row['format']} gives {row['top1_agreement']:.0%} of the network's answers to {job.seen.split}"
         if job.seen is not None

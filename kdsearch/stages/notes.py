@@ -10,7 +10,7 @@ from typing import Any
 from kdsearch.report import values
 from kdsearch.search.pick import parsed
 from kdsearch.stages.costs import costs_at
-from kdsearch.stages.quality import SHARE, as_before, file_label, goodness, measure, shown, told, tolerance
+from kdsearch.stages.quality import SHARE, as_before, file_label, goodness, measure, no_smaller, shown, told, tolerance
 from kdsearch.stages.starts import BEST_SCORED
 from kdsearch.store.artifacts import Artifact
 from kdsearch.store.files import read_json
@@ -106,6 +106,7 @@ def notes_of(materials: Materials, inputs: Mapping[str, Artifact], exports: list
                 f"{file_label(row)} takes {tuned['median']:.3g} ms instead of {row['latency_ms']['median']:.3g} ms in a session "
                 f"with {options}: its card shows how."
             )
+    notes += no_smaller(exports)
     for role, each in inputs["compress"].facts.get("saved", {}).items():
         if each["reason"]:
             notes.append(f"The pruned '{role}' is not saved as a network: {each['reason']}.")

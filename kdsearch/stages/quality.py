@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -174,3 +174,17 @@ def as_before(row: Mapping[str, Any]) -> str:
     """A sentence on a quantised file whose weights all have as many bits as fp32's; "" of others, or where nobody knows."""
     is_whole = row["weight_share"].get("32") == 1.0 and not row["format"].endswith("fp32")
     return f"{file_label(row)} stores no weight in fewer bits than fp32: it finds none that it can." if is_whole else ""
+
+
+def no_smaller(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on each quantised file with as many bytes as the fp32 file beside it, or more; of some `as_before` says why."""
+    whole = {
+        (row.get("role"), form.removesuffix("-fp32")): row for row in rows if (form := row["format"]).endswith("-fp32")
+    }
+    found = []
+    for row in rows:
+        fp32 = whole.get((row.get("role"), row["format"].rpartition("-")[0]))
+        if fp32 is None or row is fp32 or row["bytes"] < fp32["bytes"] or as_before(row):
+            continue
+        found.append(f"{file_label(row)} is no smaller than fp32: what quantisation adds outweighs what it saves.")
+    return found

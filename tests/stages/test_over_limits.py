@@ -16,7 +16,7 @@ from kdsearch.report.page import render
 from kdsearch.report.summary import shipped_with
 from kdsearch.report.tables import constraints
 from kdsearch.stages.notes import _cost_of_pruning, notes_of
-from kdsearch.stages.quality import Quality, as_before
+from kdsearch.stages.quality import Quality, as_before, no_smaller
 from kdsearch.stages.report import _over, _recommended
 from kdsearch.study.schema import Constraints, Latency
 from kdsearch.verbs.summary import summary_of
@@ -171,6 +171,29 @@ def test_that_a_file_has_nothing_quantised_is_said():
     said = {name: as_before({**row(name, 1, 1.0, 0.9), "weight_share": share}) for name, share in files.items()}
     assert said.pop("onnx-int4") == "onnx-int4 stores no weight in fewer bits than fp32: it finds none that it can."
     assert {*said.values(), as_before(row("openvino-int8", 1, 1.0, 0.9))} == {""}
+
+
+def test_a_quantised_file_that_is_no_smaller_is_named():
+    """Against the fp32 file of the same exporter and student, where there is one."""
+    sizes = {
+        "onnx-fp32": 400,
+        "openvino-fp32": 90,
+        "onnx-int8": 1400,
+        "openvino-int8": 89,
+        "onnx-int4": 399,
+        "other-int8": 999,
+    }
+    rows = [row(name, n_bytes, 1.0, 0.9) for name, n_bytes in sizes.items()]
+    of_roles = [
+        {**row(form, n_bytes, 1.0, 0.9), "role": role}
+        for role, n_bytes in (("left", 10), ("right", 30))
+        for form, n_bytes in (("onnx-fp32", 20), ("onnx-int8", n_bytes))
+    ]
+    whole = {**row("onnx-int8", 400, 1.0, 0.9), "weight_share": {"32": 1.0}}  # said by `as_before`
+    assert no_smaller([*rows, *of_roles, whole]) == [
+        "onnx-int8 is no smaller than fp32: what quantisation adds outweighs what it saves.",
+        "right onnx-int8 is no smaller than fp32: what quantisation adds outweighs what it saves.",
+    ]
 
 
 @pytest.mark.parametrize(
