@@ -1,4 +1,4 @@
-"""Whether it is a sample that makes a network answer no numbers: before its training is blamed, what it reads is looked at."""
+"""Whether it is a sample that makes a loss no number: before a training is blamed, what it reads is looked at."""
 
 from __future__ import annotations
 
@@ -13,28 +13,38 @@ from kdsearch.kinds import Batch, Field
 from kdsearch.kinds.forward import run_model
 
 
-def check_inputs(setup: Evaluator, batches: Iterable[tuple[Batch, Batch]]) -> None:
-    """Raise DataError, which names sample and field, where a network's answers are finite but for a number that the sample holds.
+def check_samples(setup: Evaluator, batches: Iterable[tuple[Batch, Batch]]) -> None:
+    """Raise DataError, which names sample and field, where a target is infinite, or a network's answers are finite but for a number
+    that the sample holds.
 
     batches: as they were loaded, and as the networks were given them.
     """
     fields = {each.name: each for each in setup.data.fields}
     for loaded, given in batches:
+        for name, each in fields.items():
+            if each.use == "target" and name in loaded and (at := _first_wrong(loaded, each)) is not None:
+                raise _holds(loaded, name, at)
         for role, model in setup.models.items():
             for name in (each for each in model.inputs if each in fields and each in loaded):
                 at = _first_wrong(loaded, fields[name])
                 if at is not None and _spoils(setup, role, given, name):
-                    wrong = loaded[name][at]
-                    problem = f"'{name}' of sample '{loaded.ids[at]}' holds {wrong[~wrong.isfinite()][0].item()}"
-                    raise DataError(problem, path="data", expected="finite numbers")
+                    raise _holds(loaded, name, at)
+
+
+def _holds(batch: Batch, name: str, at: int) -> DataError:
+    value = batch[name][at]
+    infinite = value[value.isinf()]
+    wrong = (infinite if len(infinite) else value[value.isnan()])[0].item()
+    return DataError(f"'{name}' of sample '{batch.ids[at]}' holds {wrong}", path="data", expected="finite numbers")
 
 
 def _first_wrong(batch: Batch, field: Field) -> int | None:
-    """Where the field reads no number, of the samples that have it. NaN in a field that has a mean is the mean (`kinds.units`)."""
+    """Where the field reads no number, of the samples that have it. NaN in a field that has a mean is the mean (`kinds.units`), and
+    as a target it is one that nobody knows."""
     value = batch[field.name]
     if not value.is_floating_point():
         return None
-    wrong = value.isinf() if field.mean else ~value.isfinite()
+    wrong = value.isinf() if field.mean or field.use == "target" else ~value.isfinite()
     found = wrong.reshape(len(batch), -1).any(1)
     if (gate := f"present_{field.name}") in batch:
         found &= batch[gate].reshape(len(batch)) != 0

@@ -9,7 +9,7 @@ from typing import Any
 from kdsearch.engine.conduct import Conduct
 from kdsearch.engine.feeds import Endless, lengths_of, loaded, order_of
 from kdsearch.engine.of_classes import split_of
-from kdsearch.engine.spoilt import check_inputs
+from kdsearch.engine.spoilt import check_samples
 from kdsearch.engine.step import Cast, LiveStep
 from kdsearch.engine.terms import Turn, summed
 from kdsearch.errors import PluginError, TrialError, nearest, one_of
@@ -114,7 +114,7 @@ class Steps:
         try:
             return summed(together, self.weights, scales, step.clock, self.phase.name)
         except TrialError:
-            check_inputs(self.setup, [(step.loaded[name], given) for name, given in step.batches.items()])
+            check_samples(self.setup, [(step.loaded[name], given) for name, given in step.batches.items()])
             raise
 
     def _unchanged(self, raw: Batch, ready: Batch) -> bool:

@@ -10,7 +10,7 @@ from torch import nn
 
 from kdsearch.builtin.classification import Classification, ClassificationOptions
 from kdsearch.engine.setup import Evaluator
-from kdsearch.engine.spoilt import check_inputs
+from kdsearch.engine.spoilt import check_samples
 from kdsearch.errors import DataError
 from kdsearch.kinds import IO, Batch, Field, Model
 
@@ -53,7 +53,7 @@ def check(loaded, module, fields=(X, LABEL), inputs=("x",), given=None):
     module.train()
     module(*[loaded[name] for name in inputs])  # as in the step, which leaves statistics that are no numbers
     setup = Evaluator(seed=0, base=Path(), task=task, io=io, models={"student": model}, data=data)
-    check_inputs(setup, [(loaded, given or loaded)])
+    check_samples(setup, [(loaded, given or loaded)])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -107,3 +107,16 @@ def test_what_stands_in_a_field_that_a_sample_lacks_means_nothing(there):
 def test_a_field_that_no_network_reads_spoils_nothing():
     other = Field("y", "vector", (3,))
     check(batch(y=spoilt(math.nan)["x"]), normed(), (X, other, LABEL))
+
+
+@pytest.mark.parametrize(("value", "is_wrong"), [(math.inf, True), (-math.inf, True), (math.nan, False), (1e30, False)])
+def test_an_infinite_target_is_named_and_a_missing_one_is_not(value, is_wrong):
+    """No network reads it, and none could reach it."""
+    target = Field("y", "value", (2,), use="target")
+    y = torch.zeros(4, 2)
+    y[1] = torch.tensor([math.nan, value])
+    if not is_wrong:
+        check(batch(y=y), normed(), (X, LABEL, target))
+        return
+    with pytest.raises(DataError, match=f"data: 'y' of sample 'b' holds {value}. Expected finite numbers"):
+        check(batch(y=y), normed(), (X, LABEL, target))
