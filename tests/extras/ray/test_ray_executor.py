@@ -128,9 +128,11 @@ def test_a_job_that_is_to_stop_is_not_begun_again(made, tmp_path):
     executor.submit(Job("j", f"{HERE}:hang", {"started": str(tmp_path / "pid")}))
     until_exists(executor, tmp_path / "pid")
     executor.stop("j")
-    os.kill(int((tmp_path / "pid").read_text()), signal.SIGSTOP)  # it cannot say so, and its seat is lost
-    os.kill(psutil_parent(int((tmp_path / "pid").read_text())), signal.SIGKILL)
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(pid, signal.SIGSTOP)  # it cannot say so, and its seat is lost
+    os.kill(psutil_parent(pid), signal.SIGKILL)
     assert [each.error for each in wait_for(executor, 1)] == ["stopped"]
+    os.kill(pid, signal.SIGCONT)  # it finds itself alone, and ends
 
 
 def psutil_parent(pid: int) -> int:
