@@ -135,6 +135,15 @@ def test_a_file_of_which_nothing_is_quantised_says_so(tmp_path):
     assert not any("onnx-fp32 stores" in each for each in notes[0])
 
 
+def test_a_file_that_quantising_does_not_make_smaller_says_so(tmp_path):
+    asked = {"input_shape": (8,), "formats": ["onnx-fp32", "onnx-int8"], "progress": False, "calibration": "random"}
+    said = "onnx-int8 is no smaller than fp32: what quantisation adds outweighs what it saves."
+    for net, is_small in ((nn.Linear(8, 3), True), (nn.Linear(8, 4096), False)):
+        found = kdsearch.compress(net, out=tmp_path, **asked)
+        fp32, int8 = (each["bytes"] for each in found["exports"])
+        assert (said in found["notes"]) == (int8 >= fp32) == is_small
+
+
 @pytest.mark.parametrize("spoils", [False, True])
 def test_a_file_that_answers_noise_otherwise_is_told(spoils, tmp_path, monkeypatch):
     import onnx

@@ -154,6 +154,8 @@ def test_it_is_said_in_notes_summary_and_page():
     assert notes_of(materials, inputs, pair(onnx_bytes=500)) == [
         "onnx-fp32 of all students together is 60.0% above the study's limit of onnx_bytes."
     ]
+    larger = [{**each, "over": {}, "bytes": 400} for each in found[:2]]
+    assert notes_of(materials, inputs, larger)[-1].startswith("onnx-int8 is no smaller than fp32")
     student = {"accuracy": 0.95, "quality": quality(0.95), "params": 100, "architecture": "{}"}
     result = {"student": student, "exports": found, "recommended": None, "report": "r"}
     result |= dict.fromkeys(["teacher", "baseline", "all_labels", "pruned"])
@@ -186,13 +188,14 @@ def test_a_quantised_file_that_is_no_smaller_is_named():
     rows = [row(name, n_bytes, 1.0, 0.9) for name, n_bytes in sizes.items()]
     of_roles = [
         {**row(form, n_bytes, 1.0, 0.9), "role": role}
-        for role, n_bytes in (("left", 10), ("right", 30))
+        for role, n_bytes in (("left", 19), ("right", 30), ("even", 20))
         for form, n_bytes in (("onnx-fp32", 20), ("onnx-int8", n_bytes))
     ]
     whole = {**row("onnx-int8", 400, 1.0, 0.9), "weight_share": {"32": 1.0}}  # said by `as_before`
     assert no_smaller([*rows, *of_roles, whole]) == [
         "onnx-int8 is no smaller than fp32: what quantisation adds outweighs what it saves.",
         "right onnx-int8 is no smaller than fp32: what quantisation adds outweighs what it saves.",
+        "even onnx-int8 is no smaller than fp32: what quantisation adds outweighs what it saves.",
     ]
 
 
